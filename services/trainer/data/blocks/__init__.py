@@ -1,0 +1,1 @@
+"""Blocks: a small procedural picture world with language, edits, questions and a judge."""
