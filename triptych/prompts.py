@@ -94,7 +94,8 @@ class PromptTemplate:
 
     def segments(self, messages: list[Message], tasks: list[Task]) -> list[Segment]:
         """Lays out the conversation; `tasks` holds one task per user turn. If the last message is the user's, the
-        sequence ends with the open assistant prefix, ready to generate. Raises ValueError when there is no user turn."""
+        sequence ends with the open assistant prefix, ready to generate. Raises ValueError when there is no user turn.
+        """
         users = [m for m in messages if m.role == "user"]
         if len(users) != len(tasks) or not users:
             raise ValueError(f"{len(tasks)} tasks for {len(users)} user turns")

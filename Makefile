@@ -1,0 +1,41 @@
+PYTHON_BIN = .venv/bin
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+install: .venv/installed ## set everything up in .venv (all other targets do it by themselves)
+
+.venv/installed: pyproject.toml constraints.txt scripts/install
+	@scripts/install
+
+demo: install ## the whole system on this machine, from a small checkpoint: chat, draw, edit
+	$(PYTHON_BIN)/python examples/demo.py
+
+train: install ## train the small model that ships with the project
+	$(PYTHON_BIN)/python -m services.trainer recipes/genllava-tiny.toml
+
+test: install ## all tests
+	$(PYTHON_BIN)/python -m pytest
+
+lint: install ## style, layout of the code, and who may import whom
+	$(PYTHON_BIN)/ruff check .
+	$(PYTHON_BIN)/ruff format --check .
+	$(PYTHON_BIN)/lint-imports
+
+types: install ## mypy, strict
+	$(PYTHON_BIN)/mypy
+
+format: install ## put the code into its layout
+	$(PYTHON_BIN)/ruff check --fix .
+	$(PYTHON_BIN)/ruff format .
+
+proto: install ## generate triptych/v1 from protos/
+	scripts/proto
+
+proto-check: install ## fail when triptych/v1 is not what protos/ say
+	scripts/proto-check
+
+bench: install ## measure throughput and latency
+	$(PYTHON_BIN)/python -m benchmarks
+
+.PHONY: help install demo train test lint types format proto proto-check bench

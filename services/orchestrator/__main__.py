@@ -1,0 +1,56 @@
+"""python -m services.orchestrator: config -> parts -> serve."""
+
+import sys
+
+import grpc
+
+from services.orchestrator.admission import Admission
+from services.orchestrator.backends import Backends
+from services.orchestrator.cache import EmbeddingCache
+from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.embedder import Embedder
+from services.orchestrator.metrics import OrchestratorMetrics
+from services.orchestrator.pipeline import Pipeline
+from services.orchestrator.servicer import SERVICE_NAME, OrchestratorServicer
+from triptych.serving.logs import configure_logs
+from triptych.serving.metrics import Metrics
+from triptych.serving.server import run, serve
+from triptych.v1 import orchestrator_pb2_grpc
+
+
+async def main(config: OrchestratorConfig) -> int:
+    """Serves also while components are missing: their absence is answered with UNAVAILABLE naming the stage."""
+    metrics = Metrics(config.service)
+    backends = Backends(config.addresses, config.poll_interval_ms, config.max_message_bytes)
+    servicer, embedder = assemble(config, backends, metrics)
+
+    def add_services(server: grpc.aio.Server) -> None:
+        orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server(servicer, server)
+
+    async def stop() -> None:
+        await backends.stop()
+        embedder.close()
+
+    return await serve(config, add_services, [SERVICE_NAME], on_ready=backends.start, on_stop=stop, metrics=metrics)
+
+
+def assemble(config: OrchestratorConfig, backends: Backends, metrics: Metrics) -> tuple[OrchestratorServicer, Embedder]:
+    """The servicer and what must be closed after it."""
+    admission = Admission(config.max_num_requests, config.max_queue_size)
+    cache = EmbeddingCache(config.embedding_cache_bytes)
+    counted = OrchestratorMetrics(metrics, admission, cache)
+    embedder = Embedder(
+        cache,
+        counted,
+        max_pixels=config.max_pixels,
+        max_batch_bytes=config.max_message_bytes // 2,
+        num_threads=config.num_image_threads,
+    )
+    pipeline = Pipeline(backends, embedder, admission, counted)
+    return OrchestratorServicer(config, backends, pipeline, counted), embedder
+
+
+if __name__ == "__main__":
+    settings = OrchestratorConfig.from_args(sys.argv[1:])
+    configure_logs(settings)
+    sys.exit(run(main(settings), settings.service))

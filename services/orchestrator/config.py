@@ -1,0 +1,55 @@
+"""Settings of the orchestrator."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from triptych.serving.config import ServingConfig
+
+
+def _split(value: object) -> object:
+    """Comma-separated text, alone or as the one entry a flag arrives as, to its parts."""
+    values = [value] if isinstance(value, str) else value
+    if isinstance(values, list | tuple):
+        return tuple(part.strip() for entry in values for part in str(entry).split(",") if part.strip())
+    return value
+
+
+def _check_addresses(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(f"{address!r} is not host:port")
+    return addresses
+
+
+Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_addresses)]
+
+
+class OrchestratorConfig(ServingConfig):
+    """`max_queue_size` bounds the requests waiting in front of `max_num_requests` running ones."""
+
+    model_config = SettingsConfigDict(env_prefix="ORCHESTRATOR_")
+
+    encoder_addresses: Addresses = Field(
+        (), description="host:port of each encoder, comma-separated; a name may stand for many"
+    )
+    llm_addresses: Addresses = Field((), description="host:port of each LLM")
+    decoder_addresses: Addresses = Field((), description="host:port of each decoder")
+    poll_interval_ms: int = Field(500, ge=10, description="how often each replica is asked for card, health and load")
+    encoder_timeout_s: float = Field(120, gt=0, description="longest Encode call")
+    llm_timeout_s: float = Field(1800, gt=0, description="longest Generate call, drawing included")
+    decoder_timeout_s: float = Field(900, gt=0, description="longest Decode call")
+    max_num_requests: int = Field(64, ge=1, description="requests served at a time")
+    max_messages: int = Field(256, ge=1, description="messages in one conversation")
+    max_text_chars: int = Field(200_000, ge=1, description="characters in one conversation")
+    max_images_per_request: int = Field(16, ge=0, description="images in one conversation")
+    max_image_bytes: int = Field(20 * 2**20, ge=1, description="largest encoded image")
+    max_pixels: int = Field(16 * 2**20, ge=1, description="largest image; a larger one is refused before it is decoded")
+    num_image_threads: int = Field(2, ge=1, description="images decoded at a time")
+    embedding_cache_bytes: int = Field(512 * 2**20, ge=0, description="memory for embeddings already computed; 0: off")
+
+    @property
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        return {"encoder": self.encoder_addresses, "llm": self.llm_addresses, "decoder": self.decoder_addresses}

@@ -1,0 +1,221 @@
+"""The three calls of the pipeline, each on one replica at a time. A replica that goes away is replaced by another of
+the same card where the user cannot tell the difference: always for Encode, for Generate until its first event, and for
+Decode always too, since the same seed paints the same picture and steps already shown are not shown again.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import grpc.aio
+import numpy as np
+
+from services.orchestrator.backends import Backends, Replica
+from services.orchestrator.cache import Embeddings
+from services.orchestrator.routing import Candidate
+from services.orchestrator.tally import Tally
+from triptych.errors import InvalidArgument, TriptychError, Unavailable
+from triptych.tensors import CHUNK_BYTES, TensorAssembler
+from triptych.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc, tensor_pb2
+from triptych.v1 import orchestrator_pb2 as pb
+
+MAX_TENSOR_BYTES: Final = 256 * 1024 * 1024  # no single image's embeddings or hidden states come near
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Hidden states as the LLM sent them: header and chunks, passed on unopened."""
+
+    header: llm_pb2.HiddenStates
+    chunks: tuple[tensor_pb2.TensorChunk, ...]
+
+
+GenerateEvent = llm_pb2.TextDelta | llm_pb2.ImageStart | Conditioning | llm_pb2.Finish
+DecodeEvent = decoder_pb2.Progress | decoder_pb2.Preview | decoder_pb2.DecodedImage
+TimeoutFor = Callable[[str], float]
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class Stages:
+    """The calls of one request."""
+
+    def __init__(self, backends: Backends, tally: Tally, timeout_for: TimeoutFor) -> None:
+        """`timeout_for(stage)`: seconds left for a call that starts now."""
+        self._backends = backends
+        self._tally = tally
+        self._timeout_for = timeout_for
+
+    async def encode(self, candidate: Candidate, images: Sequence[bytes]) -> list[Embeddings]:
+        """One (num_tokens, hidden_size) array per image, in order."""
+        attempts = self._backends.attempts(candidate)
+        while True:
+            try:
+                return await self._encode(attempts.replica, candidate, images)
+            except Unavailable as error:
+                attempts.advance(error)
+
+    async def generate(
+        self, candidate: Candidate, prompt: llm_pb2.Prompt, chunks: Sequence[tensor_pb2.TensorChunk]
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        """Ends with one Finish."""
+        attempts = self._backends.attempts(candidate)
+        has_started = False
+        while True:
+            try:
+                async with aclosing(self._generate(attempts.replica, prompt, chunks)) as events:
+                    async for event in events:
+                        has_started = True
+                        yield event
+            except Unavailable as error:
+                if has_started:
+                    raise
+                attempts.advance(error)
+            else:
+                return
+
+    async def decode(
+        self, candidate: Candidate, params: decoder_pb2.DecodeParams, conditioning: Conditioning
+    ) -> AsyncGenerator[DecodeEvent, None]:
+        """Ends with one DecodedImage. `params` must hold a seed, or a redone picture would be another one."""
+        assert params.HasField("seed")
+        attempts = self._backends.attempts(candidate)
+        shown: dict[type[DecodeEvent], int] = {}
+        while True:
+            try:
+                async with aclosing(self._decode(attempts.replica, params, conditioning)) as events:
+                    async for event in events:
+                        if not isinstance(event, decoder_pb2.DecodedImage):
+                            if event.step <= shown.get(type(event), 0):
+                                continue
+                            shown[type(event)] = event.step
+                        yield event
+            except Unavailable as error:
+                attempts.advance(error)
+            else:
+                return
+
+    async def _encode(self, replica: Replica, candidate: Candidate, images: Sequence[bytes]) -> list[Embeddings]:
+        stub = encoder_pb2_grpc.EncoderServiceStub(replica.channel)
+        assemblers: list[TensorAssembler] = []
+        done = encoder_pb2.EncodeDone()
+        with replica.calling() as served_by:
+            call = stub.Encode(encoder_pb2.EncodeRequest(images=images), timeout=self._timeout_for("encoder"))
+            try:
+                async for response in call:
+                    if response.HasField("embedding"):
+                        assemblers.append(TensorAssembler(response.embedding.embeddings, MAX_TENSOR_BYTES))
+                    elif response.HasField("chunk") and assemblers:
+                        assemblers[-1].add(response.chunk)
+                    else:
+                        done = response.done
+                arrays = [assembler.array().astype(np.float32, copy=False) for assembler in assemblers]
+            except InvalidArgument as error:
+                raise _broken(replica, f"sent a malformed tensor: {error}") from error
+            finally:
+                call.cancel()
+        _check_encoded(replica, candidate, len(images), arrays, done.space)
+        self._tally.ended(served_by, done.queued_ms, done.running_ms)
+        return arrays
+
+    async def _generate(
+        self, replica: Replica, prompt: llm_pb2.Prompt, chunks: Sequence[tensor_pb2.TensorChunk]
+    ) -> AsyncGenerator[GenerateEvent, None]:
+        stub = llm_pb2_grpc.LlmServiceStub(replica.channel)
+        requests = [llm_pb2.GenerateRequest(prompt=prompt), *(llm_pb2.GenerateRequest(chunk=c) for c in chunks)]
+        finish: llm_pb2.Finish | None = None
+        async with self._exchange(replica, stub.Generate, requests) as (served_by, responses):
+            async for response in responses:
+                match response.WhichOneof("event"):
+                    case "text":
+                        yield response.text
+                    case "image_start":
+                        yield response.image_start
+                    case "hidden_states":
+                        yield await _conditioning(replica, response.hidden_states, responses)
+                    case "finish":
+                        finish = response.finish
+        if finish is None:
+            raise _broken(replica, "ended its stream without a Finish")
+        self._tally.ended(served_by, finish.queued_ms, finish.running_ms)
+        yield finish
+
+    async def _decode(
+        self, replica: Replica, params: decoder_pb2.DecodeParams, conditioning: Conditioning
+    ) -> AsyncGenerator[DecodeEvent, None]:
+        stub = decoder_pb2_grpc.DecoderServiceStub(replica.channel)
+        start = decoder_pb2.Start(params=params, conditioning=conditioning.header)
+        requests = [
+            decoder_pb2.DecodeRequest(start=start),
+            *(decoder_pb2.DecodeRequest(chunk=chunk) for chunk in conditioning.chunks),
+        ]
+        image: decoder_pb2.DecodedImage | None = None
+        async with self._exchange(replica, stub.Decode, requests) as (served_by, responses):
+            async for response in responses:
+                match response.WhichOneof("event"):
+                    case "progress":
+                        yield response.progress
+                    case "preview":
+                        yield response.preview
+                    case "image":
+                        image = response.image
+        if image is None:
+            raise _broken(replica, "ended its stream without an image")
+        self._tally.ended(served_by, image.queued_ms, image.running_ms)
+        yield image
+
+    @asynccontextmanager
+    async def _exchange(
+        self, replica: Replica, method: grpc.aio.StreamStreamMultiCallable[In, Out], requests: Sequence[In]
+    ) -> AsyncIterator[tuple[pb.ServedBy, AsyncIterator[Out]]]:
+        """A call whose request stream stays open until the block ends: half-close would say that we gave up. Leaving
+        the block in any way ends the call.
+        """
+        closed = asyncio.Event()
+
+        async def stream() -> AsyncIterator[In]:
+            for request in requests:
+                yield request
+            await closed.wait()
+
+        with replica.calling() as served_by:
+            call = method(stream(), timeout=self._timeout_for(replica.stage))
+            try:
+                yield served_by, aiter(call)
+            finally:
+                closed.set()
+                call.cancel()
+
+
+async def _conditioning(
+    replica: Replica, header: llm_pb2.HiddenStates, responses: AsyncIterator[llm_pb2.GenerateResponse]
+) -> Conditioning:
+    """Reads the chunks that the header announces."""
+    num_chunks = header.hidden_states.num_chunks + header.embeddings.num_chunks
+    if num_chunks * CHUNK_BYTES > MAX_TENSOR_BYTES:
+        raise _broken(replica, f"announced {num_chunks} chunks of hidden states, above {MAX_TENSOR_BYTES} bytes")
+    chunks: list[tensor_pb2.TensorChunk] = []
+    while len(chunks) < num_chunks:
+        response = await anext(responses, None)
+        if response is None or not response.HasField("chunk"):
+            raise _broken(replica, f"sent {len(chunks)} of {num_chunks} announced chunks of hidden states")
+        chunks.append(response.chunk)
+    return Conditioning(header, tuple(chunks))
+
+
+def _check_encoded(
+    replica: Replica, candidate: Candidate, num_images: int, arrays: Sequence[Embeddings], space: str
+) -> None:
+    """The card may have changed since the last poll; what it sends now must still be what the chain was chosen for."""
+    expected = candidate.card.output("embeddings").space
+    if len(arrays) != num_images or space != expected:
+        found = f"{len(arrays)} embeddings in space {space!r}"
+        raise _broken(replica, f"sent {found} for {num_images} images in space {expected!r}")
+    if shapes := [array.shape for array in arrays if array.ndim != 2]:
+        raise _broken(replica, f"sent embeddings of shape {shapes[0]}, must be (num_tokens, hidden_size)")
+
+
+def _broken(replica: Replica, what: str) -> TriptychError:
+    return TriptychError(f"{replica.stage} at {replica.address} {what}", stage=replica.stage, replica=replica.address)

@@ -1,0 +1,177 @@
+"""A training recipe: one TOML file, read once, validated once, frozen. Unknown keys and impossible values fail by name."""
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from triptych.errors import InvalidArgument
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TokenizerStage(_Frozen):
+    """Byte-level BPE over the world's language."""
+
+    vocab_size: int = Field(768, ge=300)
+    num_conversations: int = Field(20_000, ge=100)
+
+
+class Stage(_Frozen):
+    """What every gradient-trained stage has."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(100, ge=0)
+    lr_floor: float = Field(0.0, ge=0, le=1, description="last learning rate as a share of the first")
+    weight_decay: float = Field(0.01, ge=0)
+    beta2: float = Field(0.99, gt=0, lt=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="0: no moving average of the weights")
+    evaluate_every: int = Field(500, ge=1)
+    save_every: int = Field(250, ge=1)
+    gate: dict[str, float] = Field(default_factory=dict, description="metric name -> least value to go on")
+
+
+class VaeStage(Stage):
+    """AutoencoderKL on pictures."""
+
+    block_out_channels: tuple[int, ...] = (16, 32, 64, 64)
+    latent_channels: int = 8
+    foreground_weight: float = Field(5.0, ge=1)
+    kl_weight: float = Field(1e-6, ge=0)
+
+
+class UnetStage(Stage):
+    """UNet and a text encoder of its own, trained together on captions, as latent diffusion models were."""
+
+    block_out_channels: tuple[int, ...] = (64, 128)
+    layers_per_block: int = 1
+    num_heads: int = 4
+    conditioning_length: int = 36
+    conditioning_size: int = 128
+    text_layers: int = 3
+    condition_dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class EncoderStage(Stage):
+    """A SigLIP pair trained with the sigmoid loss; every batch holds groups of scenes one edit apart."""
+
+    image_size: int = 96
+    patch_size: int = 16
+    hidden_size: int = 160
+    intermediate_size: int = 480
+    num_layers: int = 6
+    num_heads: int = 5
+    text_hidden_size: int = 128
+    text_layers: int = 2
+    group_size: int = Field(4, ge=1)
+    max_caption_tokens: int = 48
+
+
+class LlmStage(Stage):
+    """A Mistral-type language model on the world's conversations, pictures told in words."""
+
+    hidden_size: int = 192
+    intermediate_size: int = 576
+    num_layers: int = 6
+    num_heads: int = 6
+    num_key_value_heads: int = 3
+    max_model_len: int = 1024
+    max_tokens: int = Field(256, ge=32, description="row length of a batch; longer conversations are dropped, counted")
+
+
+class Group(_Frozen):
+    """One kind of conversation in every multimodal step: rows of one length."""
+
+    kind: Literal["ask", "draw", "edit", "mixed"]
+    batch_size: int = Field(ge=1)
+    max_tokens: int = Field(ge=32)
+    num_turns: int = Field(1, ge=1)
+
+
+class MultimodalStage(Stage):
+    """GenLLaVA's single stage: L = L_und + generation_weight * L_gen, the UNet and VAE frozen."""
+
+    batch_size: int = 1
+    groups: tuple[Group, ...]
+    generation_weight: float = Field(0.5, ge=0)
+    noise_draws: int = Field(2, ge=1, description="timesteps drawn per target picture and step")
+    auto_task_share: float = Field(0.5, ge=0, le=1, description="share of conversations without task tokens")
+    train_encoder: bool = False
+    head_hidden_size: int = 128
+    head_intermediate_size: int = 512
+    head_heads: int = 4
+    head_layers: int = 4
+    head_lr_scale: float = Field(1.0, gt=0, description="learning rate of head and projector, which start from nothing")
+    align_weight: float = Field(0.0, ge=0, description="GILL's regression onto text conditioning, fading out")
+    align_steps: int = Field(0, ge=0)
+
+
+class Template(_Frozen):
+    """Overrides of `triptych.prompts.PromptTemplate`."""
+
+    system: str = ""
+    num_img_tokens: int = 16
+    task_token_position: Literal["sequence_start", "user_turn"] = "user_turn"
+    image_position: Literal["after_bos", "turn_start", "inline"] = "turn_start"
+
+
+class PublishStage(_Frozen):
+    """What the shipped checkpoint says of itself, and the defaults its services use."""
+
+    version: str
+    num_inference_steps: int = Field(25, ge=1)
+    guidance_scale: float = Field(3.0, ge=0)
+    weights: Literal["f32", "bf16"] = "bf16"
+    num_eval_scenes: int = Field(300, ge=10)
+
+
+class Recipe(_Frozen):
+    """One training run, from nothing to a published checkpoint."""
+
+    name: str
+    seed: int = Field(0, ge=0)
+    out: Path
+    runs: Path = Path("runs")
+    compile: bool = Field(True, description="torch.compile the training forward passes (needs a C++ compiler)")
+    template: Template = Template()
+    tokenizer: TokenizerStage
+    vae: VaeStage
+    unet: UnetStage
+    encoder: EncoderStage
+    llm: LlmStage
+    multimodal: MultimodalStage
+    publish: PublishStage
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.encoder.batch_size % self.encoder.group_size:
+            raise ValueError(f"encoder.batch_size {self.encoder.batch_size} is no multiple of {self.encoder.group_size}")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises InvalidArgument naming the file, the key and what is wrong with it."""
+        try:
+            values = tomllib.loads(path.read_text())
+            return cls.model_validate(values)
+        except FileNotFoundError:
+            raise InvalidArgument(f"recipe {path} does not exist") from None
+        except (tomllib.TOMLDecodeError, ValidationError) as error:
+            raise InvalidArgument(f"recipe {path}: {error}") from error
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps its state."""
+        return self.runs / self.name
+
+    def digest(self, *stages: str) -> str:
+        """Identity of the named stages' settings (and the seed): a stage's work is reused only under the same one."""
+        settings = self.model_dump_json(include={"seed", "template", *stages})
+        return hashlib.sha256(settings.encode()).hexdigest()[:16]

@@ -1,0 +1,84 @@
+"""Blocks conversations as prompt messages: the bridge from the world to what a model reads."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.trainer.data.blocks.conversations import Turn, ask_turns, converse, draw_turn, edit_turn
+from services.trainer.data.blocks.language import canonical_caption
+from services.trainer.data.blocks.render import render
+from services.trainer.data.blocks.world import Scene, Split
+from triptych.prompts import ImageSlot, Message, Picture, PromptTemplate, Segment, Task, Text
+
+TASKS: dict[str, Task] = {"ask": "understand", "draw": "generate", "edit": "edit"}
+MAKERS: dict[str, Callable[[random.Random, Split, int], tuple[Turn, ...]]] = {
+    "ask": ask_turns,
+    "draw": lambda rng, split, _: (draw_turn(rng, split),),
+    "edit": lambda rng, split, _: (edit_turn(rng, split),),
+    "mixed": converse,
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation ready to be laid out. `scenes[i]` is the i-th picture; `drawn` are those the assistant makes."""
+
+    messages: tuple[Message, ...]
+    tasks: tuple[Task, ...]
+    scenes: tuple[Scene, ...]
+    drawn: tuple[int, ...]
+    seed: int
+
+    def segments(self, template: PromptTemplate) -> list[Segment]:
+        return template.segments(list(self.messages), list(self.tasks))
+
+    def shown(self, template: PromptTemplate) -> list[int]:
+        """The pictures the model sees, in the order of their slots."""
+        return [s.index for s in self.segments(template) if isinstance(s, ImageSlot)]
+
+    def pictures(self) -> list[NDArray[np.uint8]]:
+        """All pictures, (64, 64, 3) each. One seed: an edit leaves the rest of its picture untouched."""
+        return [render(scene, self.seed) for scene in self.scenes]
+
+
+def make_sample(kind: str, rng: random.Random, split: Split, num_turns: int, auto_task_share: float) -> Sample:
+    """One conversation of a kind: ask, draw, edit or mixed."""
+    return sample_from_turns(MAKERS[kind](rng, split, num_turns), rng, auto_task_share)
+
+
+def sample_from_turns(turns: tuple[Turn, ...], rng: random.Random, auto_task_share: float) -> Sample:
+    """Lays turns out as messages; with probability `auto_task_share` no turn names its task."""
+    auto = rng.random() < auto_task_share
+    messages: list[Message] = []
+    tasks: list[Task] = []
+    scenes: list[Scene] = []
+    drawn: list[int] = []
+    for turn in turns:
+        contents: tuple[str | Picture, ...] = (turn.text,)
+        if turn.picture is not None:
+            contents = (Picture(len(scenes)), turn.text)
+            scenes.append(turn.picture)
+        messages.append(Message("user", contents))
+        tasks.append("auto" if auto else TASKS[turn.task])
+        if turn.result is not None:
+            drawn.append(len(scenes))
+            messages.append(Message("assistant", (Picture(len(scenes)),)))
+            scenes.append(turn.result)
+        else:
+            assert turn.answer is not None
+            messages.append(Message("assistant", (turn.answer,)))
+    return Sample(tuple(messages), tuple(tasks), tuple(scenes), tuple(drawn), rng.getrandbits(31))
+
+
+def told_in_words(sample: Sample, template: PromptTemplate) -> list[Segment]:
+    """The same conversation without pictures: a picture to look at becomes its caption, one to draw likewise."""
+    captions = [canonical_caption(scene) for scene in sample.scenes]
+    messages = [
+        Message(m.role, tuple(captions[c.index] if m.role == "assistant" and isinstance(c, Picture) else c for c in m.contents))
+        for m in sample.messages
+    ]
+    segments = template.segments(messages, list(sample.tasks))
+    return [Text(" " + captions[s.index] + ".") if isinstance(s, ImageSlot) else s for s in segments]

@@ -1,0 +1,44 @@
+"""What a training stage must say: its modules, its loss at a step, how it is judged, what it hands on."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from services.trainer.config import Recipe, Stage
+
+
+class Objective(ABC):
+    """One stage of a recipe. Batches are pure functions of (seed, stage, step): that alone makes a run resumable."""
+
+    name: str
+    needs: tuple[str, ...] = ()
+
+    def __init__(self, recipe: Recipe, inputs: dict[str, Path]) -> None:
+        """`inputs` maps each stage in `needs` to the folder of what it made."""
+        self.recipe, self.inputs = recipe, inputs
+
+    @property
+    @abstractmethod
+    def config(self) -> Stage: ...
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """Holds every trained parameter, and nothing that must not be saved with them."""
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """Optimizer groups; `lr_scale` multiplies the stage's learning rate."""
+        return [{"params": [p for p in self.module.parameters() if p.requires_grad], "lr_scale": 1.0}]
+
+    @abstractmethod
+    def backward(self, step: int) -> dict[str, Tensor]:
+        """Computes this step's losses, adds their gradients, and returns the figures to log ("loss" among them)."""
+
+    @abstractmethod
+    def evaluate(self) -> dict[str, float]:
+        """Held-out figures of the module as it is."""
+
+    @abstractmethod
+    def write(self, folder: Path) -> None:
+        """Writes what later stages and the checkpoint need."""

@@ -1,0 +1,122 @@
+"""The vision encoder: a SigLIP pair trained with the sigmoid loss on pictures and captions."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, normalize
+from transformers import SiglipConfig, SiglipModel, SiglipVisionModel
+
+from services.trainer.config import EncoderStage, Recipe
+from services.trainer.data.blocks.edits import edit
+from services.trainer.data.blocks.language import caption
+from services.trainer.data.blocks.render import render
+from services.trainer.data.blocks.world import Scene, Split, sample_scene
+from services.trainer.data.tokens import PAD
+from services.trainer.objectives.base import Objective
+from triptych.models.processors import ImageProcessor
+from triptych.models.text import TextCodec
+
+NUM_EVAL_GROUPS = 64
+
+
+class ContrastiveObjective(Objective):
+    """SigLIP's pairwise sigmoid loss (Zhai et al. 2023, eq. 1). Groups of scenes one edit apart make the negatives hard."""
+
+    name = "encoder"
+    needs = ("tokenizer",)
+
+    def __init__(self, recipe: Recipe, inputs: dict[str, Path]) -> None:
+        super().__init__(recipe, inputs)
+        self.codec = TextCodec.load(inputs["tokenizer"])
+        self.pad_id = self.codec.special_id(PAD)
+        self.processor = ImageProcessor(size=recipe.encoder.image_size)
+        torch.manual_seed(recipe.seed)
+        self.pair = SiglipModel(siglip_config(recipe.encoder, len(self.codec.tokenizer)))
+        self.pair.set_attn_implementation("eager")
+        nn.init.constant_(self.pair.logit_scale, np.log(10.0))
+        nn.init.constant_(self.pair.logit_bias, -10.0)
+        self._forward = torch.compile(self._logits, dynamic=False) if recipe.compile else self._logits
+
+    @property
+    def config(self) -> EncoderStage:
+        return self.recipe.encoder
+
+    @property
+    def module(self) -> nn.Module:
+        return self.pair
+
+    def backward(self, step: int) -> dict[str, Tensor]:
+        rng = random.Random(f"encoder/{self.recipe.seed}/{step}")
+        pixels, ids = self._batch(rng, self.config.batch_size // self.config.group_size, "train")
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self._forward(pixels, ids)
+        labels = 2 * torch.eye(len(logits)) - 1
+        loss = -logsigmoid(labels * logits.float()).sum(1).mean()
+        loss.backward()
+        return {"loss": loss, "picked": (logits.argmax(1) == torch.arange(len(logits))).float().mean()}
+
+    def _logits(self, pixels: Tensor, ids: Tensor) -> Tensor:
+        """(B, B): pictures against captions."""
+        image = normalize(self.pair.vision_model(pixel_values=pixels).pooler_output, dim=-1)
+        text = normalize(self.pair.text_model(input_ids=ids).pooler_output, dim=-1)
+        return image @ text.t() * self.pair.logit_scale.exp() + self.pair.logit_bias
+
+    def _batch(self, rng: random.Random, num_groups: int, split: Split) -> tuple[Tensor, Tensor]:
+        scenes: list[Scene] = []
+        seeds: list[int] = []
+        for _ in range(num_groups):
+            first, seed = sample_scene(rng, split), rng.getrandbits(31)
+            group = [first] + [edit(first, rng, split).result for _ in range(self.config.group_size - 1)]
+            scenes += group
+            seeds += [seed] * len(group)
+        pictures = [Image.fromarray(render(scene, seed)) for scene, seed in zip(scenes, seeds, strict=True)]
+        ids = torch.full((len(scenes), self.config.max_caption_tokens), self.pad_id)
+        for index, scene in enumerate(scenes):
+            tokens = self.codec.encode(" " + caption(scene, rng))[: self.config.max_caption_tokens]
+            ids[index, : len(tokens)] = torch.tensor(tokens)
+        return self.processor(pictures), ids
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Share of held-out pictures whose own caption scores highest, in the whole batch and within the group."""
+        pixels, ids = self._batch(random.Random("encoder/evaluate"), NUM_EVAL_GROUPS, "held_out")
+        logits = self._logits(pixels, ids)
+        own = torch.arange(len(logits))
+        size = self.config.group_size
+        in_group = torch.stack([logits[g * size : (g + 1) * size, g * size : (g + 1) * size] for g in range(NUM_EVAL_GROUPS)])
+        return {
+            "picked": (logits.argmax(1) == own).float().mean().item(),
+            "picked_in_group": (in_group.argmax(2) == torch.arange(size)).float().mean().item(),
+        }
+
+    def write(self, folder: Path) -> None:
+        """The vision tower alone, as a transformers SiglipVisionModel folder."""
+        vision = SiglipVisionModel(self.pair.config.vision_config)
+        vision.load_state_dict(self.pair.vision_model.state_dict())
+        vision.save_pretrained(str(folder))
+
+
+def siglip_config(config: EncoderStage, vocab_size: int) -> SiglipConfig:
+    """The transformers config of the recipe's pair; both towers end in the vision tower's width."""
+    vision = {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+    }
+    text = {
+        "vocab_size": vocab_size,
+        "hidden_size": config.text_hidden_size,
+        "intermediate_size": 3 * config.text_hidden_size,
+        "num_hidden_layers": config.text_layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": config.max_caption_tokens,
+        "projection_size": config.hidden_size,
+    }
+    return SiglipConfig(text_config=text, vision_config=vision)

@@ -1,0 +1,50 @@
+"""The stages of a recipe: which there are, what each needs, where each keeps its work."""
+
+import json
+from pathlib import Path
+
+from services.trainer.config import Recipe
+from triptych.registry import Registry
+
+OBJECTIVES = Registry(
+    "training stage",
+    {
+        "vae": "services.trainer.objectives.vae:VaeObjective",
+        "encoder": "services.trainer.objectives.contrastive:ContrastiveObjective",
+        "llm": "services.trainer.objectives.language:LanguageObjective",
+        "unet": "services.trainer.objectives.diffusion:DiffusionObjective",
+        "multimodal": "services.trainer.objectives.multimodal:MultimodalObjective",
+    },
+)
+# A stage starts when all it needs is done; stages that do not need each other run side by side.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "tokenizer": (),
+    "vae": (),
+    "encoder": ("tokenizer",),
+    "llm": ("tokenizer",),
+    "unet": ("tokenizer", "vae"),
+    "multimodal": ("tokenizer", "vae", "encoder", "llm", "unet"),
+    "publish": ("multimodal",),
+}
+
+
+def digest(recipe: Recipe, stage: str) -> str:
+    """Identity of a stage's work: its own settings and those of everything it builds on."""
+    wanted, found = [stage], {stage}
+    while wanted:
+        for need in NEEDS[wanted.pop()]:
+            if need not in found:
+                found.add(need)
+                wanted.append(need)
+    return recipe.digest(*sorted(found))
+
+
+def is_done(recipe: Recipe, stage: str) -> bool:
+    """Whether this recipe's settings, not others, have finished the stage."""
+    path = recipe.folder / stage / "done.json"
+    return path.exists() and json.loads(path.read_text())["digest"] == digest(recipe, stage)
+
+
+def inputs(recipe: Recipe, stage: str) -> dict[str, Path]:
+    """The output folders of what the stage needs."""
+    return {need: recipe.folder / need / "out" for need in NEEDS[stage]}

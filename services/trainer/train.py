@@ -1,0 +1,219 @@
+"""One stage of gradient training: resumable after any kill, deterministic by seed, judged by its gate."""
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from services.trainer.config import Stage
+from services.trainer.objectives.base import Objective
+from triptych.errors import FailedPrecondition, InvalidArgument
+
+Report = Callable[[dict[str, float]], None]
+
+
+def learning_rate(config: Stage, step: int) -> float:
+    """Linear warm-up, then cosine down to `lr_floor` of the peak at the last step."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return config.learning_rate * (config.lr_floor + (1 - config.lr_floor) * cosine)
+
+
+class Ema:
+    """Exponential moving average of a module's weights, with a warm-up so that early steps do not linger."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {key: value.detach().clone() for key, value in _trained(module).items()}
+
+    def update(self, module: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        trained = _trained(module)
+        own, new = list(self.weights.values()), [trained[key].detach() for key in self.weights]
+        torch._foreach_lerp_(own, new, 1 - decay)
+
+
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    return {key: p for key, p in module.named_parameters() if p.requires_grad}
+
+
+class StageRun:
+    """The state of one stage under way: module, optimizer, average, step."""
+
+    def __init__(self, objective: Objective, folder: Path, digest: str) -> None:
+        self.objective, self.folder, self.digest = objective, folder, digest
+        self.config = objective.config
+        groups = objective.parameter_groups()
+        self.optimizer = torch.optim.AdamW(
+            groups,  # type: ignore[arg-type]
+            lr=self.config.learning_rate,
+            betas=(0.9, self.config.beta2),
+            weight_decay=self.config.weight_decay,
+            foreach=True,
+        )
+        self.parameters: list[nn.Parameter] = [p for g in groups for p in g["params"]]  # type: ignore[attr-defined]
+        self.ema = Ema(objective.module, self.config.ema_decay) if self.config.ema_decay else None
+        self.step = 0
+
+    def save(self) -> None:
+        """Atomic: a kill at any moment leaves the previous state whole."""
+        state = {
+            "digest": self.digest,
+            "step": self.step,
+            "module": _trained(self.objective.module),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.weights if self.ema else {},
+        }
+        partial = self.folder / "state.pt.partial"
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(self.folder / "state.pt")
+
+    def resume(self) -> None:
+        """Continues from `state.pt` if there is one. Raises InvalidArgument when other settings made it."""
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        if state["digest"] != self.digest:
+            raise InvalidArgument(
+                f"{path} was made by settings {state['digest']}, not {self.digest}: delete {self.folder} to start anew"
+            )
+        with torch.no_grad():
+            for key, parameter in _trained(self.objective.module).items():
+                parameter.copy_(state["module"][key])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.weights = state["ema"]
+        self.step = int(state["step"])
+
+    def advance(self) -> dict[str, Tensor]:
+        """One optimizer step. Raises FailedPrecondition when the loss is no longer finite."""
+        rate = learning_rate(self.config, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        self.optimizer.zero_grad(set_to_none=True)
+        figures = self.objective.backward(self.step)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise FailedPrecondition(f"{self.objective.name}: gradient norm {norm.item()} at step {self.step}")
+        self.optimizer.step()
+        if self.ema:
+            self.ema.update(self.objective.module, self.step)
+        self.step += 1
+        return {**figures, "gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+
+    def averaged(self) -> "_Averaged":
+        return _Averaged(self.objective.module, self.ema)
+
+
+class _Averaged:
+    """Within the block, the module carries the averaged weights and is in evaluation mode."""
+
+    def __init__(self, module: nn.Module, ema: Ema | None) -> None:
+        self.module, self.ema = module, ema
+
+    def __enter__(self) -> None:
+        self.module.eval()
+        self.kept = {k: v.detach().clone() for k, v in _trained(self.module).items()} if self.ema else {}
+        if self.ema:
+            self._put(self.ema.weights)
+
+    def __exit__(self, *_: object) -> None:
+        self._put(self.kept)
+        self.module.train()
+
+    def _put(self, weights: dict[str, Tensor]) -> None:
+        trained = _trained(self.module)
+        with torch.no_grad():
+            for key, value in weights.items():
+                trained[key].copy_(value)
+
+
+def train_stage(objective: Objective, folder: Path, digest: str, report: Report) -> dict[str, float]:
+    """Runs a stage to its end and writes `folder/out` and `folder/done.json`; returns the last evaluation.
+
+    Raises FailedPrecondition when the gate is missed: nothing later may build on it.
+    """
+    config = objective.config
+    folder.mkdir(parents=True, exist_ok=True)
+    run = StageRun(objective, folder, digest)
+    run.resume()
+    log = MetricsLog(folder / "metrics.jsonl", run.step)
+    objective.module.train()
+    evaluation: dict[str, float] = {}
+    while run.step < config.steps:
+        figures = run.advance()
+        log.add(figures)
+        last = run.step == config.steps
+        if run.step % 20 == 0 or last:
+            report({"step": run.step, "steps": config.steps, **log.flush(run.step)})
+        if run.step % config.evaluate_every == 0 or last:
+            with run.averaged():
+                evaluation = objective.evaluate()
+            log.write({"step": run.step, **evaluation})
+            report({"step": run.step, "steps": config.steps, **evaluation})
+        if run.step % config.save_every == 0 or last:
+            run.save()
+    with run.averaged():
+        evaluation = evaluation or objective.evaluate()
+        _check_gate(objective.name, config.gate, evaluation)
+        objective.write(folder / "out")
+    done = {"digest": digest, "evaluation": evaluation, "steps": run.step, "seconds": log.total_seconds()}
+    (folder / "done.json").write_text(json.dumps(done, indent=2) + "\n")
+    return evaluation
+
+
+def _check_gate(name: str, gate: dict[str, float], evaluation: dict[str, float]) -> None:
+    missed = {key: (evaluation[key], least) for key, least in gate.items() if evaluation[key] < least}
+    if missed:
+        listed = ", ".join(f"{key} {got:.4f} < {least}" for key, (got, least) in missed.items())
+        raise FailedPrecondition(f"{name} missed its gate: {listed}")
+
+
+class MetricsLog:
+    """metrics.jsonl: means over the steps between two lines, with the seconds spent so far over all resumes."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        kept = [line for line in lines if line["step"] <= step]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._before = max((line["seconds"] for line in kept), default=0.0)
+        self._start = time.monotonic()
+        self._sums: dict[str, Tensor] = {}
+        self._num = 0
+
+    def total_seconds(self) -> float:
+        return round(self._before + time.monotonic() - self._start, 1)
+
+    def add(self, figures: dict[str, Tensor]) -> None:
+        self._num += 1
+        for key, value in figures.items():
+            self._sums[key] = self._sums.get(key, torch.zeros(())) + value.detach().float()
+
+    def flush(self, step: int) -> dict[str, float]:
+        means = {key: value.item() / self._num for key, value in self._sums.items()}
+        self._sums, self._num = {}, 0
+        self.write({"step": step, **means})
+        return means
+
+    def write(self, line: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({**line, "seconds": self.total_seconds()}) + "\n")
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """A copy that takes no gradients of its own, in evaluation mode."""
+    return copy.deepcopy(module).requires_grad_(False).eval()

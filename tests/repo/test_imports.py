@@ -1,0 +1,44 @@
+"""What must stay light stays light: imported in a process of its own, torch is not there."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "diffusers", "accelerate")
+LIGHT = ("triptych", "triptych.client", "triptych.cli", "triptych.serving.server", "services.orchestrator.__main__")
+BASE_ONLY = ("triptych.client", "triptych.cli", "triptych.card", "triptych.tensors", "triptych.status")
+# grpc itself loads grpc_health and grpc_reflection where they are installed, so those say nothing.
+SERVING_EXTRA = ("pydantic_settings", "prometheus_client", "safetensors")
+
+
+def present_after(module: str, names: tuple[str, ...]) -> str:
+    """Which of `names` are loaded by importing `module`."""
+    code = f"import sys, {module}; print(*[name for name in {names} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def skip_unless_written(module: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not written yet")
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_no_torch(module: str) -> None:
+    skip_unless_written(module)
+    assert present_after(module, HEAVY) == ""
+
+
+@pytest.mark.parametrize("module", BASE_ONLY)
+def test_base_install_is_enough(module: str) -> None:
+    skip_unless_written(module)
+    assert present_after(module, SERVING_EXTRA) == ""
+
+
+def test_importing_the_library_loads_nothing_else() -> None:
+    assert present_after("triptych", ("grpc", "numpy", "google.protobuf", "rich", "typer")) == ""

@@ -1,0 +1,180 @@
+import asyncio
+import socket
+
+import grpc
+import pytest
+
+from services.orchestrator.backends import Backends
+from services.orchestrator.resolve import resolve
+from tests.services.orchestrator.cards import encoder_card, llm_card, picture
+from tests.services.orchestrator.fakes import FakeDecoder, FakeEncoder, FakeLlm, until
+from tests.services.orchestrator.system import System
+from triptych.errors import Unavailable
+from triptych.v1 import component_pb2
+from triptych.v1 import orchestrator_pb2 as pb
+
+
+@pytest.mark.parametrize("stage", ["encoder", "llm", "decoder"])
+async def test_service_missing_at_start_then_recovery(system: System, stage: str) -> None:
+    await system.start()
+    component = getattr(system, stage)
+    await component.stop()
+    await until(lambda: system.backends.candidates(stage) == [])
+    error = await system.refused(system.request("edit", picture(), task="EDIT"))
+    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    assert f"no {stage} replica is serving" in str(error.details())
+    metadata = dict(error.trailing_metadata())
+    assert metadata["stage"] == stage
+    assert int(metadata["retry-after-ms"]) > 0
+    await component.start()
+    await until(lambda: len(system.backends.candidates(stage)) == 1)
+    await system.respond(system.request("edit", picture(), task="EDIT"))
+
+
+async def test_nothing_there_at_start(system: System) -> None:
+    await system.start(started=False)
+    error = await system.refused(system.request("hello"))
+    assert (error.code(), dict(error.trailing_metadata())["stage"]) == (grpc.StatusCode.UNAVAILABLE, "llm")
+    listed = await system.stub.ListComponents(pb.ListComponentsRequest())
+    assert [r.health for r in listed.replicas] == [pb.HEALTH_UNREACHABLE] * 3
+    for component in system.components:
+        await component.start()
+    await until(lambda: all(system.backends.candidates(s) for s in ("encoder", "llm", "decoder")))
+    await system.respond(system.request("hello"))
+
+
+async def test_replica_that_does_not_serve_is_not_chosen(system: System) -> None:
+    system.llms = [FakeLlm(), FakeLlm()]
+    await system.start()
+    await system.llms[0].set_serving(False)
+    await until(lambda: len(system.backends.candidates("llm")) == 1)
+    for _ in range(3):
+        await system.respond(system.request("hello", task="UNDERSTAND"))
+    assert [llm.num_calls for llm in system.llms] == [0, 3]
+    replica = system.backends.replicas("llm")[0]
+    assert replica.health == pb.HEALTH_NOT_SERVING
+    assert "probes" in replica.detail
+    assert replica.description is not None
+
+
+async def test_replica_of_the_wrong_kind(system: System) -> None:
+    system.encoders = [FakeLlm()]
+    await system.start()
+    replica = system.backends.replicas("encoder")[0]
+    assert replica.health == pb.HEALTH_NOT_SERVING
+    assert "expected" in replica.detail
+    assert "llm mistral-tiny" in replica.detail
+
+
+async def test_replica_with_an_unusable_card(system: System) -> None:
+    system.llms = [FakeLlm(llm_card(facts={"template": {"colour": 1}}))]
+    await system.start()
+    replica = system.backends.replicas("llm")[0]
+    assert replica.health == pb.HEALTH_NOT_SERVING
+    assert "colour" in replica.detail
+
+
+async def test_upgraded_replica_shows_its_new_card(system: System) -> None:
+    await system.start()
+    await system.encoder.stop()
+    system.encoder.card = encoder_card(version="2.0.0", digest="sha256:e2e2")
+    await system.encoder.start()
+    await until(lambda: [c.card.version for c in system.backends.candidates("encoder")] == ["2.0.0"])
+
+
+async def test_load_spreads_requests(system: System) -> None:
+    system.llms = [FakeLlm(), FakeLlm(), FakeLlm()]
+    for llm in system.llms:
+        llm.hold = asyncio.Event()
+    await system.start()
+    calls = [asyncio.create_task(system.respond(system.request("hello", task="UNDERSTAND"))) for _ in range(6)]
+    await until(lambda: sum(llm.num_running for llm in system.llms) == 6)
+    assert [llm.num_running for llm in system.llms] == [2, 2, 2]
+    await asyncio.sleep(0.1)  # polled meanwhile: our own requests are not counted twice
+    assert [c.load for c in system.backends.candidates("llm")] == [2, 2, 2]
+    for llm in system.llms:
+        llm.hold.set()
+    await asyncio.gather(*calls)
+    assert [c.load for c in system.backends.candidates("llm")] == [0, 0, 0]
+
+
+async def test_load_of_other_callers_counts(system: System) -> None:
+    system.llms = [FakeLlm(), FakeLlm()]
+    system.llms[0].num_running = 3
+    await system.start()
+    for _ in range(2):
+        await system.respond(system.request("hello", task="UNDERSTAND"))
+    assert [llm.num_calls for llm in system.llms] == [0, 2]
+
+
+async def test_sequential_requests_take_turns(system: System) -> None:
+    system.llms = [FakeLlm(), FakeLlm()]
+    await system.start()
+    for _ in range(4):
+        await system.respond(system.request("hello", task="UNDERSTAND"))
+    assert [llm.num_calls for llm in system.llms] == [2, 2]
+
+
+async def test_retry_keeps_to_the_same_card(system: System) -> None:
+    """Another generation could not be told apart by the user, but its picture would be another one."""
+    system.encoders = [FakeEncoder(), FakeEncoder(encoder_card(digest="sha256:e9e9"))]
+    system.encoders[0].errors = [(grpc.StatusCode.UNAVAILABLE, "Socket closed")]
+    await system.start()
+    error = await system.refused(system.request("what?", picture(), task="UNDERSTAND"))
+    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    assert dict(error.trailing_metadata())["replica"] == system.encoders[0].address
+    assert system.encoders[1].num_calls == 0
+
+
+async def test_every_replica_lost(system: System) -> None:
+    system.decoders = [FakeDecoder(), FakeDecoder()]
+    for decoder in system.decoders:
+        decoder.errors = [(grpc.StatusCode.UNAVAILABLE, "Socket closed")]
+    await system.start()
+    error = await system.refused(system.request("draw", task="GENERATE"))
+    assert (error.code(), dict(error.trailing_metadata())["stage"]) == (grpc.StatusCode.UNAVAILABLE, "decoder")
+    assert [d.num_calls for d in system.decoders] == [1, 1]
+
+
+async def test_chosen_replica_gone_before_its_stage(system: System) -> None:
+    await system.start()
+    (chosen,) = system.backends.candidates("llm")
+    system.backends.replicas("llm")[0].mark_unreachable("gone")
+    with pytest.raises(Unavailable, match=r"llm mistral-tiny 1\.0\.0 at .* no other replica") as caught:
+        system.backends.attempts(chosen)
+    assert caught.value.stage == "llm"
+
+
+async def test_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ["10.0.0.2", "10.0.0.1"]
+
+    async def resolved(address: str) -> list[str]:
+        return [f"{ip}:50051" for ip in found]
+
+    monkeypatch.setattr("services.orchestrator.backends.resolve", resolved)
+    backends = Backends({"llm": ["llm:50051"]}, 10, 2**20)
+    await backends._resolve()
+    assert [r.address for r in backends.replicas("llm")] == ["10.0.0.2:50051", "10.0.0.1:50051"]
+    found[:] = ["10.0.0.1", "10.0.0.3"]
+    backends.replicas("llm")[0].description = component_pb2.DescribeResponse()
+    with backends.replicas("llm")[0].calling():
+        await backends._resolve()
+        assert len(backends.replicas("llm")) == 3, "a busy one is kept"
+    await backends._resolve()
+    assert [r.address for r in backends.replicas("llm")] == ["10.0.0.1:50051", "10.0.0.3:50051"]
+    await backends.stop()
+
+
+async def test_resolve() -> None:
+    assert await resolve("127.0.0.1:5") == ["127.0.0.1:5"]
+    assert await resolve("[::1]:5") == ["[::1]:5"]
+    assert await resolve("localhost:5") == ["127.0.0.1:5"]
+    assert await resolve("no-such-name.invalid:5") == ["no-such-name.invalid:5"]
+
+
+async def test_ipv6_only_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def getaddrinfo(*args, **kwargs):
+        return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::2", 5, 0, 0))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    assert await resolve("six:5") == ["[::2]:5"]

@@ -1,0 +1,217 @@
+"""The `triptych` command. Exit codes: 0 ok, 1 error on the server's side, 2 usage or bad input, 3 unavailable."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final, NoReturn, get_args
+
+import typer
+
+from triptych import __version__
+from triptych.chat import Chat
+from triptych.client import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Client
+from triptych.console import Printer, note, print_components
+from triptych.errors import CheckpointError, InvalidArgument, TriptychError, Unavailable
+from triptych.replies import Drawing, Preview
+from triptych.requests import ImageSource, Params, Task
+
+EXIT_SERVER_ERROR: Final = 1
+EXIT_BAD_INPUT: Final = 2
+EXIT_UNAVAILABLE: Final = 3
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+
+Address = Annotated[str, typer.Option(envvar="TRIPTYCH_ADDRESS", help="host:port of the orchestrator")]
+Timeout = Annotated[float, typer.Option(min=0.001, help="seconds until a call is given up")]
+Seed = Annotated[int | None, typer.Option(help="same seed, same result; drawn by the server when absent")]
+Steps = Annotated[int | None, typer.Option(help="denoising steps; the model's own default when absent")]
+Guidance = Annotated[float | None, typer.Option(help="how strongly to follow the text; 1 switches guidance off")]
+Temperature = Annotated[float | None, typer.Option(help="0 always takes the likeliest token")]
+MaxTokens = Annotated[int | None, typer.Option(help="longest answer, in tokens")]
+Pictures = Annotated[
+    list[Path],
+    typer.Argument(metavar="IMAGE", default_factory=list, show_default=False, help="pictures to look at"),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="file to write the picture to")]
+Previews = Annotated[
+    int | None, typer.Option(help="write a rough preview next to the output every so many steps, as NAME.preview.png")
+]
+
+
+def main() -> None:
+    """Entry point of the `triptych` command."""
+    app(prog_name="triptych")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"triptych {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def triptych(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Serve unified multimodal models, and talk to them: ask about pictures, draw, edit, chat."""
+
+
+@app.command()
+def ask(
+    images: Pictures,
+    question: Annotated[str, typer.Argument(help="what to ask about them")],
+    address: Address = DEFAULT_ADDRESS,
+    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    seed: Seed = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+) -> None:
+    """Ask a question about pictures. The answer goes to stdout."""
+    params = Params(seed=seed, temperature=temperature, max_tokens=max_tokens)
+    with _reported(), Client(address, timeout_s=timeout_s) as client:
+        Printer(_unexpected).show(client.stream(question, images, "understand", params))
+
+
+@app.command()
+def draw(
+    text: Annotated[str, typer.Argument(help="what to draw")],
+    output: Output,
+    address: Address = DEFAULT_ADDRESS,
+    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    seed: Seed = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    preview_interval: Previews = None,
+) -> None:
+    """Draw a picture from a description. Its path goes to stdout."""
+    params = Params(seed=seed, steps=steps, guidance=guidance, preview_interval=preview_interval)
+    _make(text, (), "generate", output, params, address, timeout_s)
+
+
+@app.command()
+def edit(
+    image: Annotated[Path, typer.Argument(help="the picture to change")],
+    instruction: Annotated[str, typer.Argument(help="what to change")],
+    output: Output,
+    address: Address = DEFAULT_ADDRESS,
+    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    seed: Seed = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    preview_interval: Previews = None,
+) -> None:
+    """Change a picture as told. The new one's path goes to stdout."""
+    params = Params(seed=seed, steps=steps, guidance=guidance, preview_interval=preview_interval)
+    _make(instruction, (image,), "edit", output, params, address, timeout_s)
+
+
+@app.command()
+def chat(
+    output_dir: Annotated[Path, typer.Option(help="folder for the pictures that are drawn")] = Path(),
+    task: Annotated[str, typer.Option(help=f"what to start with: {', '.join(get_args(Task))}")] = "auto",
+    address: Address = DEFAULT_ADDRESS,
+    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    seed: Seed = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+) -> None:
+    """Talk with the model, pictures both ways.
+
+    /image PATH attaches a picture, /task says what is asked, /quit ends.
+    """
+    params = Params(seed=seed, steps=steps, guidance=guidance, temperature=temperature, max_tokens=max_tokens)
+    with _reported(), Client(address, timeout_s=timeout_s) as client:
+        Chat(client, output_dir, task, params).run()
+
+
+@app.command()
+def status(address: Address = DEFAULT_ADDRESS, timeout_s: Timeout = 10.0) -> None:
+    """Show all replicas and which ones work together."""
+    with _reported(), Client(address, timeout_s=timeout_s) as client:
+        print_components(client.components())
+
+
+@app.command()
+def up(
+    checkpoint: Annotated[Path, typer.Option(help="folder with system.json, encoder, llm and decoder")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="where to listen; 0 picks a free port")] = 50050,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, f32 or bf16")] = "auto",
+    log_dir: Annotated[
+        Path | None, typer.Option(help="folder for the services' logs; a temporary one if absent")
+    ] = None,
+) -> None:
+    """Start the whole system on this machine. Ctrl-C stops it."""
+    from triptych.up import LocalSystem  # needs the services, which the base install leaves out
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _reported():
+        system = LocalSystem(checkpoint, port=port, device=device, dtype=dtype, log_dir=log_dir)
+        try:
+            note(f"starting; logs are in {system.log_dir}")
+            print(system.start(), flush=True)
+            note("serving; Ctrl-C stops")
+            system.wait()
+        except KeyboardInterrupt:
+            note("stopping")
+        finally:
+            system.stop()
+
+
+def _make(
+    text: str,
+    images: tuple[ImageSource, ...],
+    task: Task,
+    output: Path,
+    params: Params,
+    address: str,
+    timeout_s: float,
+) -> None:
+    saved: list[Path] = []
+
+    def save(drawing: Drawing) -> Path:
+        path = output if not saved else output.with_stem(f"{output.stem}-{len(saved) + 1}")
+        drawing.save(path)
+        saved.append(path)
+        return path
+
+    def save_preview(preview: Preview) -> None:
+        output.with_suffix(".preview.png").write_bytes(preview.png)
+
+    with _reported(), Client(address, timeout_s=timeout_s) as client:
+        if not output.parent.is_dir():
+            raise InvalidArgument(f"--output {output}: {output.parent} is not a folder")
+        Printer(save, save_preview).show(client.stream(text, images, task, params))
+        if not saved:
+            raise TriptychError("the reply holds no picture")
+
+
+def _unexpected(drawing: Drawing) -> NoReturn:
+    raise TriptychError(f"image {drawing.index} came although none was asked for")
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Errors as one line on stderr and an exit code."""
+    try:
+        yield
+    except TriptychError as error:
+        stage = f" [{error.stage}]" if error.stage else ""
+        note(f"error{stage}: {error}")
+        raise typer.Exit(_exit_code(error)) from None
+    except BrokenPipeError:  # `triptych ask ... | head`: typer ends quietly
+        raise
+    except OSError as error:
+        note(f"error: {error}")
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+
+
+def _exit_code(error: TriptychError) -> int:
+    if isinstance(error, InvalidArgument | CheckpointError):
+        return EXIT_BAD_INPUT
+    return EXIT_UNAVAILABLE if isinstance(error, Unavailable) else EXIT_SERVER_ERROR

@@ -1,0 +1,126 @@
+"""What every component is: built from its config alone, saved to and loaded from its own folder.
+
+Letters in tensor names: B batch, T tokens, N image patches, K `[IMG]` tokens, L conditioning tokens, D width,
+C channels, H height, W width. Constructors allocate; they never download, and never look for a device.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from triptych.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentConfig:
+    """Base of a component's config: an unknown key is refused by name."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"{cls.__qualname__}: unknown keys {sorted(unknown)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Component(nn.Module, ABC):
+    """A module with a folder of its own."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads config and weights; raises CheckpointError naming what is missing."""
+
+    @abstractmethod
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Writes config and weights, floating-point weights as `dtype`."""
+
+
+class Encoder(Component):
+    """Pictures to features: pixel_values (B, 3, H, W) to (B, N, D)."""
+
+    @property
+    @abstractmethod
+    def embed_dim(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def num_patches(self) -> int: ...
+
+    @abstractmethod
+    def forward(self, pixel_values_BCHW: Tensor) -> Tensor: ...
+
+
+class Projector(Component):
+    """Features to embeddings in the LLM's input space: (B, N, D_vision) to (B, M, D_llm)."""
+
+    @abstractmethod
+    def forward(self, features_BND: Tensor) -> Tensor: ...
+
+
+class GenerationHead(Component):
+    """Hidden states and embeddings of the `[IMG]` tokens, both (B, K, D), to conditioning (B, L, C)."""
+
+    @abstractmethod
+    def forward(self, hidden_BKD: Tensor, embeddings_BKD: Tensor) -> Tensor: ...
+
+
+class OwnFormat(Component):
+    """A component of ours: `config.json` with its type and a frozen config, and `model.safetensors`."""
+
+    type: str
+    Config: type[ComponentConfig]
+    config: ComponentConfig
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        values = read_json(folder / "config.json")
+        if values.pop("type", None) != cls.type:
+            raise CheckpointError(f"{folder / 'config.json'}: type is not {cls.type!r}")
+        module = cls(cls.Config.from_dict(values))
+        module.load_state_dict(read_weights(folder / "model.safetensors"))
+        return module
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"type": self.type, **self.config.to_dict()}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        state = {key: value.to(dtype).contiguous() for key, value in self.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises CheckpointError naming the file when it is missing or not a JSON object."""
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return values
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Safetensors as float32. Raises CheckpointError naming the file when it is missing or cut short."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing")
+    try:
+        weights = load_file(path)
+    except Exception as error:  # safetensors raises its own error class, not exported as one to catch
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}

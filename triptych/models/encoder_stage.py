@@ -1,0 +1,50 @@
+"""Everything behind EncoderService: preprocessing, vision encoder and projector."""
+
+import json
+from pathlib import Path
+from typing import Self
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from triptych.models import ENCODERS, PROJECTORS
+from triptych.models.base import Encoder, Projector, read_json
+from triptych.models.processors import ImageProcessor
+
+
+class EncoderStage(nn.Module):
+    """Pictures to embeddings in the LLM's input space."""
+
+    def __init__(self, encoder: Encoder, projector: Projector, processor: ImageProcessor) -> None:
+        super().__init__()
+        self.encoder, self.projector, self.processor = encoder, projector, processor
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads `vision/` and `projector/`. Raises CheckpointError naming what is missing or wrong."""
+        config = read_json(folder / "config.json")
+        encoder = ENCODERS.load(config["encoder"]).load(folder / "vision", config["feature_layer"])
+        projector = PROJECTORS.load(config["projector"]).load(folder / "projector")
+        return cls(encoder, projector, ImageProcessor.load(folder / "vision")).eval().requires_grad_(False)
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Writes what `load` reads."""
+        vision = folder / "vision"
+        self.encoder.save(vision, dtype)
+        self.projector.save(folder / "projector", dtype)
+        (vision / "preprocessor_config.json").write_text(json.dumps(self.processor.to_dict(), indent=2) + "\n")
+        config = {
+            "encoder": self.encoder.vision.config.model_type,
+            "feature_layer": self.encoder.feature_layer,
+            "projector": self.projector.type,
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    def preprocess(self, images: list[Image.Image]) -> Tensor:
+        """RGB pictures of any size to pixel_values (B, 3, H, W)."""
+        return self.processor(images)
+
+    def forward(self, pixel_values_BCHW: Tensor) -> Tensor:
+        """Embeddings (B, M, D_llm)."""
+        return self.projector(self.encoder(pixel_values_BCHW))  # type: ignore[no-any-return]

@@ -1,0 +1,52 @@
+"""Mistral: embeddings in; logits and the hidden states behind them out."""
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+from transformers import Cache, MistralConfig, MistralForCausalLM
+
+from triptych.models.base import Component
+from triptych.models.transformers_folder import read_transformers, write_transformers
+
+
+class MistralLlm(Component):
+    """transformers' MistralForCausalLM, seen as its parts: `embed`, `forward` (hidden states), `logits`."""
+
+    def __init__(self, config: MistralConfig) -> None:
+        super().__init__()
+        self.causal_lm = MistralForCausalLM(config)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.causal_lm.config.hidden_size)
+
+    @property
+    def max_model_len(self) -> int:
+        return int(self.causal_lm.config.max_position_embeddings)
+
+    def embed(self, input_ids_BT: Tensor) -> Tensor:
+        """(B, T) to (B, T, D)."""
+        return self.causal_lm.get_input_embeddings()(input_ids_BT)  # type: ignore[no-any-return]
+
+    def forward(self, inputs_embeds_BTD: Tensor, past_key_values: Cache | None = None) -> Tensor:
+        """Final hidden states (B, T, D) after the last norm, the LM head's input. Appends to `past_key_values`."""
+        outputs = self.causal_lm.model(
+            inputs_embeds=inputs_embeds_BTD, past_key_values=past_key_values, use_cache=past_key_values is not None
+        )
+        return outputs.last_hidden_state  # type: ignore[no-any-return]
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, V)."""
+        return self.causal_lm.lm_head(hidden_BTD)  # type: ignore[no-any-return]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        llm = cls.__new__(cls)
+        super(MistralLlm, llm).__init__()
+        llm.causal_lm = read_transformers(MistralForCausalLM, folder)
+        return llm
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        write_transformers(self.causal_lm, folder, dtype)

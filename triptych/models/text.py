@@ -1,0 +1,47 @@
+"""Text to token ids and back: plain text never becomes a special token, whatever it spells."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from triptych.errors import CheckpointError, InvalidArgument
+
+
+class TextCodec:
+    """A transformers tokenizer, used the one way training and serving share."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        self.encode_cached = lru_cache(maxsize=4096)(self._encode)
+
+    @classmethod
+    def load(cls, folder: Path) -> "TextCodec":
+        if not (folder / "tokenizer_config.json").is_file():
+            raise CheckpointError(f"{folder / 'tokenizer_config.json'} is missing")
+        return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True))
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(str(folder))
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        return dict(self._special)
+
+    def special_id(self, token: str) -> int:
+        """Raises InvalidArgument naming the token when the vocabulary has no such special token."""
+        if token not in self._special:
+            raise InvalidArgument(f"special token {token!r}: not one of {sorted(self._special)}")
+        return self._special[token]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text, nothing added in front or behind."""
+        return list(self.encode_cached(text))
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids, special tokens left out. Bytes that are no whole character yet become U+FFFD."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))

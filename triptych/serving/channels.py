@@ -1,0 +1,63 @@
+"""Client channels of our processes: message limits, keepalive, and the request id on every call."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+
+from triptych.serving import request_id
+
+KEEPALIVE_S: Final = 30  # servers must allow a shorter interval than this, see server.py
+CONNECT_BACKOFF_MAX_MS: Final = 2_000
+
+
+def open_channel(address: str, max_message_bytes: int) -> grpc.aio.Channel:
+    """A plaintext channel; connects when first used, and again whenever the server comes back. Limits are set on both
+    ends: a projected image alone is above gRPC's default of 4 MiB."""
+    options = (
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_reconnect_backoff_ms", CONNECT_BACKOFF_MAX_MS),
+    )
+    return grpc.aio.insecure_channel(address, options=options, interceptors=_INTERCEPTORS)
+
+
+def _with_request_id(details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
+    request = request_id.current.get()
+    if not request:
+        return details
+    metadata = grpc.aio.Metadata(*(details.metadata or ()), (request_id.KEY, request))
+    return grpc.aio.ClientCallDetails(
+        details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
+    )
+
+
+Continuation = Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]]
+
+
+class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(
+        self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
+        return await continuation(_with_request_id(client_call_details), request)
+
+
+class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(
+        self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
+        return await continuation(_with_request_id(client_call_details), request)
+
+
+class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
+    async def intercept_stream_stream(
+        self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request_iterator: Any
+    ) -> Any:
+        return await continuation(_with_request_id(client_call_details), request_iterator)
+
+
+_INTERCEPTORS: Final = (_UnaryUnary(), _UnaryStream(), _StreamStream())

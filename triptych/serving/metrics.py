@@ -1,0 +1,47 @@
+"""Prometheus metrics of one process, named `triptych_<service>_<noun>_<unit>`; durations in milliseconds.
+
+Each `Metrics` has a registry of its own: nothing is global, two servers in one process do not collide.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+
+BUCKETS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000)
+
+
+class Metrics:
+    """The calls of every gRPC server, and a place for a service to add its own."""
+
+    def __init__(self, service: str) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._prefix = f"triptych_{service}_"
+        self.calls = self.counter("calls", "finished calls", ["method", "code"])
+        self.call_ms = self.histogram_ms("call", "duration of calls", ["method"])
+
+    def observe_call(self, method: str, code: str, duration_ms: float) -> None:
+        """One finished call."""
+        self.calls.labels(method, code).inc()
+        self.call_ms.labels(method).observe(duration_ms)
+
+    def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        """`triptych_<service>_<name>_total`."""
+        return Counter(f"{self._prefix}{name}", text, labels, registry=self.registry)
+
+    def histogram_ms(self, name: str, text: str, labels: Sequence[str] = ()) -> Histogram:
+        """`triptych_<service>_<name>_ms`."""
+        return Histogram(f"{self._prefix}{name}_ms", text, labels, registry=self.registry, buckets=BUCKETS_MS)
+
+    def gauge(self, name: str, text: str, value: Callable[[], float] | None = None) -> Gauge:
+        """`triptych_<service>_<name>`; read from `value` at each scrape where given."""
+        gauge = Gauge(f"{self._prefix}{name}", text, registry=self.registry)
+        if value is not None:
+            gauge.set_function(value)
+        return gauge
+
+    def listen(self, host: str, port: int) -> int:
+        """Serves /metrics on a thread; returns the port. Raises OSError when it is taken."""
+        server, _ = start_http_server(port, host, registry=self.registry)
+        return int(server.server_port)

@@ -1,0 +1,219 @@
+"""The life of one gRPC process: listen, become ready, serve, drain, leave with an exit code."""
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from triptych.errors import TriptychError
+from triptych.serving.calls import Calls
+from triptych.serving.channels import KEEPALIVE_S
+from triptych.serving.config import ServingConfig
+from triptych.serving.interceptors import CallInterceptor, ErrorInterceptor, GateInterceptor, RequestIdInterceptor
+from triptych.serving.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+FLUSH_S: Final = 0.1  # for the last bytes; health watchers never end by themselves
+CLEANUP_S: Final = 2.0  # what a handler gets for its `finally` clauses
+EXIT_OK: Final = 0
+EXIT_NOT_READY: Final = 1
+EXIT_CANNOT_LISTEN: Final = 2
+
+AddServices = Callable[[grpc.aio.Server], None]
+Hook = Callable[[], Awaitable[None]]
+
+
+class CannotListen(Exception):
+    """A port is taken, or the host is no address of this machine."""
+
+
+class GrpcServer:
+    """A listening server with health, reflection, limits and interceptors. NOT_SERVING until `set_ready`."""
+
+    def __init__(
+        self,
+        config: ServingConfig,
+        add_services: AddServices,
+        service_names: Sequence[str],
+        *,
+        metrics: Metrics | None = None,
+        replica_id: str = "",
+    ) -> None:
+        self._config = config
+        self._metrics = metrics or Metrics(config.service)
+        self._metrics.gauge("calls_running", "calls under way", lambda: self._calls.num_running)
+        self._calls = Calls()
+        self._health = health.aio.HealthServicer()
+        self._names = ("", *service_names)
+        self._stopping = asyncio.Lock()
+        self.address = ""
+        self._server = grpc.aio.server(
+            interceptors=(
+                RequestIdInterceptor(),
+                CallInterceptor(self._calls, self._metrics),
+                ErrorInterceptor(config.service, replica_id),
+                GateInterceptor(self._calls),
+            ),
+            options=_options(config),
+        )
+        add_services(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        listed = (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(listed, self._server)
+
+    async def start(self) -> str:
+        """Listens and returns "host:port". Raises CannotListen when the gRPC or the metrics port is taken."""
+        for name in self._names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        try:
+            port = self._server.add_insecure_port(f"{host}:{self._config.port}")
+        except RuntimeError as error:
+            reason = "the port is taken, or the host is no address of this machine"
+            raise CannotListen(f"cannot listen on {host}:{self._config.port}: {reason}") from error
+        if self._config.metrics_port is not None:
+            metrics_port = self._listen_for_scrapes(self._config.metrics_port)
+            log.info("metrics", extra={"address": f"{host}:{metrics_port}"})
+        await self._server.start()
+        self.address = f"{host}:{port}"
+        log.info("listening", extra={"address": self.address})
+        if self._config.address_file is not None:
+            _write_whole(self._config.address_file, self.address)
+        return self.address
+
+    async def set_ready(self) -> None:
+        """Health turns SERVING, and calls are let in."""
+        self._calls.closed_because = ""
+        for name in self._names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Health turns NOT_SERVING, new calls are refused, running ones may finish in `timeout_s`. May be repeated."""
+        async with self._stopping:  # gRPC does not survive two stops at a time
+            if self._calls.closed_because != "stopped":
+                await self._drain(timeout_s)
+
+    async def _drain(self, timeout_s: float) -> None:
+        self._calls.closed_because = "draining"
+        await self._health.enter_graceful_shutdown()
+        log.info("draining", extra={"calls": self._calls.num_running, "timeout_s": timeout_s})
+        if not await self._calls.wait_idle(timeout_s):
+            log.warning("calls cut off", extra={"calls": self._calls.num_running})
+            self._calls.cut_off()
+            await self._calls.wait_idle(CLEANUP_S)
+        await self._server.stop(FLUSH_S)
+        self._calls.closed_because = "stopped"
+        if self._config.address_file is not None:
+            self._config.address_file.unlink(missing_ok=True)
+
+    def _listen_for_scrapes(self, port: int) -> int:
+        try:
+            return self._metrics.listen(self._config.host, port)
+        except OSError as error:
+            raise CannotListen(f"cannot listen for metrics on {self._config.host}:{port}: {error.strerror}") from error
+
+
+async def serve(
+    config: ServingConfig,
+    add_services: AddServices,
+    service_names: Sequence[str],
+    *,
+    on_ready: Hook | None = None,
+    on_stop: Hook | None = None,
+    metrics: Metrics | None = None,
+    replica_id: str = "",
+) -> int:
+    """Serves until SIGTERM or SIGINT, drains, and returns the exit code: 0, 1 when `on_ready` (model load, probes)
+    raised a TriptychError, 2 when a port is taken. `on_stop` runs last, in every case. A second signal kills.
+    """
+    server = GrpcServer(config, add_services, service_names, metrics=metrics, replica_id=replica_id)
+    try:
+        await server.start()
+        await _ready_until_signal(server, on_ready)
+        await server.drain(config.drain_timeout_s)
+    except TriptychError as error:
+        return _failed(config.service, error, EXIT_NOT_READY)
+    except CannotListen as error:
+        return _failed(config.service, error, EXIT_CANNOT_LISTEN)
+    finally:
+        await server.drain(0)
+        if on_stop is not None:
+            await on_stop()
+        log.info("stopped")
+    return EXIT_OK
+
+
+def run(main: Coroutine[Any, Any, int], service: str) -> int:
+    """`asyncio.run` for `__main__`: a TriptychError on the way to `serve` becomes one line and exit code 1."""
+    try:
+        return asyncio.run(main)
+    except TriptychError as error:
+        return _failed(service, error, EXIT_NOT_READY)
+
+
+async def _ready_until_signal(server: GrpcServer, on_ready: Hook | None) -> None:
+    """Returns at the first signal, also while the model still loads. Raises what `on_ready` raises."""
+    async with _signalled() as signalled:
+        stopping = asyncio.create_task(signalled.wait())
+        becoming = asyncio.create_task(_become_ready(server, on_ready))
+        await asyncio.wait((stopping, becoming), return_when=asyncio.FIRST_COMPLETED)
+        if becoming.done():
+            becoming.result()
+            await stopping
+        else:
+            becoming.cancel()
+            await asyncio.wait((becoming,))
+
+
+async def _become_ready(server: GrpcServer, on_ready: Hook | None) -> None:
+    started = time.perf_counter()
+    if on_ready is not None:
+        await on_ready()
+    await server.set_ready()
+    log.info("ready", extra={"duration_ms": round((time.perf_counter() - started) * 1000)})
+
+
+@asynccontextmanager
+async def _signalled() -> AsyncIterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set. Outside, both have their usual effect."""
+    event = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, event.set)
+    try:
+        yield event
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _options(config: ServingConfig) -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share it
+        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 1000 // 3),
+        ("grpc.keepalive_permit_without_calls", 1),
+    )
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Readers see nothing or all of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _failed(service: str, error: Exception, code: int) -> int:
+    print(f"{service}: {error}", file=sys.stderr)
+    return code

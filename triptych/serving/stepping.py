@@ -1,0 +1,160 @@
+"""The loop of an engine whose requests take many steps: schedule -> run -> postprocess, a step at a time.
+
+The event loop schedules and postprocesses; the step itself runs on one worker thread. Knows nothing of models.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, Protocol, TypeVar
+
+from triptych.errors import Unavailable
+from triptych.serving.batching import Load, Timing, Worker
+from triptych.serving.metrics import Metrics
+
+
+class Request(Protocol):
+    """Compared and hashed by identity."""
+
+    @property
+    def is_finished(self) -> bool: ...
+
+
+R = TypeVar("R", bound=Request)
+Output = TypeVar("Output")
+Event = TypeVar("Event")
+
+_END: Final = object()
+
+
+class Scheduler(Protocol[R]):
+    """`triptych.serving.rotation.Rotation`, or a service's own."""
+
+    @property
+    def load(self) -> Load: ...
+
+    def add(self, request: R) -> None: ...
+
+    def schedule(self) -> R | None: ...
+
+    def remove(self, request: R) -> None: ...
+
+
+class StepLoop(Generic[R, Output, Event]):
+    """Runs the steps of all requests and hands each its events. Use from one event loop.
+
+    `run` does one step, on the worker thread; `postprocess` turns its output into events; `free` drops whatever `run`
+    keeps for a request, and never runs at the same time as a step of that request.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        scheduler: Scheduler[R],
+        *,
+        run: Callable[[R], Output],
+        postprocess: Callable[[R, Output], Sequence[Event]],
+        free: Callable[[R], None],
+        metrics: Metrics,
+    ) -> None:
+        self._worker = worker
+        self._scheduler = scheduler
+        self._run, self._postprocess, self._free = run, postprocess, free
+        self._step_ms = metrics.histogram_ms("step", "duration of one step")
+        metrics.gauge("requests_running", "requests that take turns", lambda: scheduler.load.num_running)
+        metrics.gauge("requests_waiting", "requests that wait for a place", lambda: scheduler.load.num_waiting)
+        self._entries: dict[R, _Entry] = {}
+        self._stepping: R | None = None
+        self._has_work = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._loop())
+        self._task.add_done_callback(lambda _: self._end_all())
+
+    async def stop(self) -> None:
+        """Ends what still runs with Unavailable."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        await self._worker.close()
+
+    async def stream(self, request: R, timing: Timing) -> AsyncGenerator[Event, None]:
+        """The request's events until it is finished; `timing` follows it. Leaving early frees it within one step.
+        Raises ResourceExhausted when the queue is full, and whatever one of its steps raises."""
+        self._scheduler.add(request)
+        entry = self._entries[request] = _Entry(timing)
+        self._has_work.set()
+        try:
+            while (event := await entry.events.get()) is not _END:
+                if isinstance(event, BaseException):
+                    raise event
+                yield event  # type: ignore[misc]
+        finally:
+            self._leave(request)
+
+    async def _loop(self) -> None:
+        while True:
+            request = self._scheduler.schedule()
+            if request is None:
+                self._has_work.clear()
+                await self._has_work.wait()
+            else:
+                await self._step(request)
+
+    async def _step(self, request: R) -> None:
+        """An error, whatever it is, belongs to the request whose step raised it: the others go on."""
+        entry = self._entries[request]
+        entry.begin_step()
+        self._stepping = request
+        step = asyncio.create_task(self._advance(request))
+        await asyncio.wait((step,))
+        self._stepping = None
+        if request not in self._entries:
+            self._free(request)
+            return
+        entry.end_step()
+        error = step.exception()
+        for event in () if error else step.result():
+            entry.events.put_nowait(event)
+        if error or request.is_finished:
+            self._leave(request)
+            entry.events.put_nowait(error or _END)
+
+    async def _advance(self, request: R) -> Sequence[Event]:
+        started = time.perf_counter()
+        output = await self._worker.run(self._run, request)
+        self._step_ms.observe((time.perf_counter() - started) * 1000)
+        return self._postprocess(request, output) if request in self._entries else ()
+
+    def _leave(self, request: R) -> None:
+        """Once per request: it is finished, failed, or nobody listens any more."""
+        if self._entries.pop(request, None) is None:
+            return
+        self._scheduler.remove(request)
+        if request is not self._stepping:  # otherwise freed when its step has ended
+            self._free(request)
+
+    def _end_all(self) -> None:
+        for entry in self._entries.values():
+            entry.events.put_nowait(Unavailable("the engine is stopping"))
+
+
+@dataclass
+class _Entry:
+    """What the loop keeps of a request."""
+
+    timing: Timing
+    events: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
+    added: float = field(default_factory=time.perf_counter)
+    started: float | None = None
+
+    def begin_step(self) -> None:
+        if self.started is None:
+            self.started = time.perf_counter()
+            self.timing.queued_ms = (self.started - self.added) * 1000
+
+    def end_step(self) -> None:
+        assert self.started is not None
+        self.timing.running_ms = (time.perf_counter() - self.started) * 1000
