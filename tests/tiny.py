@@ -39,14 +39,19 @@ NOISE_SCHEDULE = {
 
 
 def write_tiny_checkpoint(
-    folder: Path, *, seed: int = 0, version: str = "1.0.0", dtype: torch.dtype = torch.float32
+    folder: Path,
+    *,
+    seed: int = 0,
+    version: str = "1.0.0",
+    dtype: torch.dtype = torch.float32,
+    max_model_len: int = MAX_MODEL_LEN,
 ) -> Path:
     """A system that answers at random; the same seed gives the same weights and spaces."""
     torch.manual_seed(seed)
     write_checkpoint(
         folder,
         tiny_encoder(),
-        tiny_llm(),
+        tiny_llm(max_model_len),
         tiny_decoder(),
         name="tiny",
         version=version,
@@ -66,7 +71,7 @@ def tiny_encoder() -> EncoderStage:
     return EncoderStage(SiglipEncoder(config), projector, ImageProcessor(size=32)).eval()
 
 
-def tiny_llm() -> LlmStage:
+def tiny_llm(max_model_len: int = MAX_MODEL_LEN) -> LlmStage:
     codec = tiny_codec()
     config = MistralConfig(
         vocab_size=len(codec.tokenizer),
@@ -75,7 +80,7 @@ def tiny_llm() -> LlmStage:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=MAX_MODEL_LEN,
+        max_position_embeddings=max_model_len,
         sliding_window=None,
         initializer_range=0.2,  # at the usual 0.02 every next token is the last one again
         bos_token_id=codec.special_id("<s>"),

@@ -9,9 +9,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from triptych.errors import CheckpointError
+
+T = TypeVar("T")
 
 CARD_FILE: Final = "card.json"
 KINDS: Final = ("encoder", "llm", "decoder")
@@ -82,6 +84,15 @@ class Card:
     def output(self, name: str) -> Port:
         """Raises CheckpointError when the card has no such port."""
         return _port(self.outputs, name, f"{self.label} has no output")
+
+    def fact(self, name: str, expected: type[T]) -> T:
+        """Raises CheckpointError when the card does not say it, or not as an `expected`; an int is a float too."""
+        value = self.facts.get(name)
+        if expected is float and isinstance(value, int):
+            value = float(value)
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise CheckpointError(f"{self.label}: facts.{name} is {value!r}, must be {expected.__name__}")
+        return value
 
 
 def matches(output: Port, input: Port) -> bool:

@@ -23,6 +23,8 @@ from triptych.v1 import orchestrator_pb2 as pb
 HOST: Final = "127.0.0.1"
 COMPONENTS: Final = ("encoder", "llm", "decoder")
 SERVICES: Final = (*COMPONENTS, "orchestrator")
+DEVICES: Final = ("auto", "cpu", "cuda")
+DTYPES: Final = ("auto", "f32", "bf16")
 POLL_S: Final = 0.1
 DRAIN_TIMEOUT_S: Final = 10
 NUM_TAIL_LINES: Final = 15
@@ -44,6 +46,8 @@ class LocalSystem:
         """Starts nothing yet. `port` is the orchestrator's, 0 picks a free one; without `log_dir` the logs go to a new
         temporary folder. Raises CheckpointError or InvalidArgument for what cannot be started.
         """
+        _check_choice("device", device, DEVICES)
+        _check_choice("dtype", dtype, DTYPES)
         check_checkpoint(Path(checkpoint))
         _check_port(port)
         self.log_dir = Path(log_dir) if log_dir is not None else Path(tempfile.mkdtemp(prefix="triptych-"))
@@ -207,6 +211,11 @@ def _missing(client: Client) -> str:
     if not any(chain.compatible for chain in components.chains):
         raise FailedPrecondition("no compatible chain: " + "; ".join(chain.reason for chain in components.chains))
     return ""
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InvalidArgument(f"{name} is {value!r}, must be one of {', '.join(known)}")
 
 
 def _check_port(port: int) -> None:

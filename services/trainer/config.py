@@ -1,6 +1,7 @@
-"""A training recipe: one TOML file, read once, validated once, frozen. Unknown keys and impossible values fail by name."""
+"""A training recipe: one TOML file, read once, checked once, frozen. Unknown keys and impossible values fail."""
 
 import hashlib
+import json
 import tomllib
 from pathlib import Path
 from typing import Literal, Self
@@ -8,6 +9,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from triptych.errors import InvalidArgument
+
+NOT_WEIGHTS = {"gate", "evaluate_every", "save_every"}
 
 
 class _Frozen(BaseModel):
@@ -44,7 +47,15 @@ class VaeStage(Stage):
     block_out_channels: tuple[int, ...] = (16, 32, 64, 64)
     latent_channels: int = 8
     foreground_weight: float = Field(5.0, ge=1)
+    filled_cells: float = Field(0.7, ge=0, le=1, description="share of cells with a block in training pictures")
     kl_weight: float = Field(1e-6, ge=0)
+
+
+class VaeDecoderStage(Stage):
+    """More training for the VAE's decoder, its encoder frozen."""
+
+    foreground_weight: float = Field(5.0, ge=1)
+    filled_cells: float = Field(0.7, ge=0, le=1, description="share of cells with a block in training pictures")
 
 
 class UnetStage(Stage):
@@ -95,20 +106,26 @@ class Group(_Frozen):
     num_turns: int = Field(1, ge=1)
 
 
-class MultimodalStage(Stage):
-    """GenLLaVA's single stage: L = L_und + generation_weight * L_gen, the UNet and VAE frozen."""
+class UnderstandingStage(Stage):
+    """The LLM learns to see: projector, LLM and, if wanted, encoder on questions and descriptions."""
 
-    batch_size: int = 1
-    groups: tuple[Group, ...]
-    generation_weight: float = Field(0.5, ge=0)
-    noise_draws: int = Field(2, ge=1, description="timesteps drawn per target picture and step")
+    batch_size: int = 1  # rows are counted by group
+    groups: tuple[Group, ...] = Field(min_length=1)
     auto_task_share: float = Field(0.5, ge=0, le=1, description="share of conversations without task tokens")
     train_encoder: bool = False
+    encoder_lr_scale: float = Field(1.0, gt=0)
+
+
+class MultimodalStage(UnderstandingStage):
+    """GenLLaVA's single stage: L = L_und + generation_weight * L_gen, the UNet and VAE frozen."""
+
+    generation_weight: float = Field(0.5, ge=0)
+    noise_draws: int = Field(2, ge=1, description="timesteps drawn per target picture and step")
     head_hidden_size: int = 128
     head_intermediate_size: int = 512
     head_heads: int = 4
     head_layers: int = 4
-    head_lr_scale: float = Field(1.0, gt=0, description="learning rate of head and projector, which start from nothing")
+    head_lr_scale: float = Field(1.0, gt=0, description="the head starts from nothing")
     align_weight: float = Field(0.0, ge=0, description="GILL's regression onto text conditioning, fading out")
     align_steps: int = Field(0, ge=0)
 
@@ -128,6 +145,7 @@ class PublishStage(_Frozen):
     version: str
     num_inference_steps: int = Field(25, ge=1)
     guidance_scale: float = Field(3.0, ge=0)
+    max_tokens: int = Field(96, ge=1)
     weights: Literal["f32", "bf16"] = "bf16"
     num_eval_scenes: int = Field(300, ge=10)
 
@@ -143,27 +161,47 @@ class Recipe(_Frozen):
     template: Template = Template()
     tokenizer: TokenizerStage
     vae: VaeStage
+    vae_decoder: VaeDecoderStage
     unet: UnetStage
     encoder: EncoderStage
     llm: LlmStage
+    understanding: UnderstandingStage
     multimodal: MultimodalStage
     publish: PublishStage
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.encoder.batch_size % self.encoder.group_size:
-            raise ValueError(f"encoder.batch_size {self.encoder.batch_size} is no multiple of {self.encoder.group_size}")
+        encoder, llm, multimodal = self.encoder, self.llm, self.multimodal
+        for name, value, factor in (
+            ("encoder.batch_size", encoder.batch_size, encoder.group_size),
+            ("encoder.image_size", encoder.image_size, encoder.patch_size),
+            ("encoder.hidden_size", encoder.hidden_size, encoder.num_heads),
+            ("llm.hidden_size", llm.hidden_size, llm.num_heads),
+            ("llm.num_heads", llm.num_heads, llm.num_key_value_heads),
+            ("multimodal.head_hidden_size", multimodal.head_hidden_size, multimodal.head_heads),
+        ):
+            if value % factor:
+                raise ValueError(f"{name} {value} is no multiple of {factor}")
+        for name, length in (
+            ("llm.max_tokens", llm.max_tokens),
+            ("understanding.groups: max_tokens", max(group.max_tokens for group in self.understanding.groups)),
+            ("multimodal.groups: max_tokens", max(group.max_tokens for group in multimodal.groups)),
+        ):
+            if length > llm.max_model_len:
+                raise ValueError(f"{name} {length} is more than llm.max_model_len {llm.max_model_len}")
+        if not {"draw", "edit"} & {group.kind for group in multimodal.groups}:
+            raise ValueError("multimodal.groups: none draws or edits in every step, so there may be nothing to denoise")
         return self
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises InvalidArgument naming the file, the key and what is wrong with it."""
         try:
-            values = tomllib.loads(path.read_text())
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
             return cls.model_validate(values)
         except FileNotFoundError:
             raise InvalidArgument(f"recipe {path} does not exist") from None
-        except (tomllib.TOMLDecodeError, ValidationError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
             raise InvalidArgument(f"recipe {path}: {error}") from error
 
     @property
@@ -172,6 +210,9 @@ class Recipe(_Frozen):
         return self.runs / self.name
 
     def digest(self, *stages: str) -> str:
-        """Identity of the named stages' settings (and the seed): a stage's work is reused only under the same one."""
-        settings = self.model_dump_json(include={"seed", "template", *stages})
-        return hashlib.sha256(settings.encode()).hexdigest()[:16]
+        """Identity of the named stages' settings (and the seed): a stage's work is reused only under the same one.
+        What does not touch the weights (gates, how often to evaluate and save) is left out."""
+        settings = self.model_dump(mode="json", include={"seed", "template", *stages})
+        for name in stages:
+            settings[name] = {key: value for key, value in settings[name].items() if key not in NOT_WEIGHTS}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -10,8 +10,10 @@ OBJECTIVES = Registry(
     "training stage",
     {
         "vae": "services.trainer.objectives.vae:VaeObjective",
+        "vae_decoder": "services.trainer.objectives.vae_decoder:VaeDecoderObjective",
         "encoder": "services.trainer.objectives.contrastive:ContrastiveObjective",
         "llm": "services.trainer.objectives.language:LanguageObjective",
+        "understanding": "services.trainer.objectives.understanding:UnderstandingObjective",
         "unet": "services.trainer.objectives.diffusion:DiffusionObjective",
         "multimodal": "services.trainer.objectives.multimodal:MultimodalObjective",
     },
@@ -20,11 +22,13 @@ OBJECTIVES = Registry(
 NEEDS: dict[str, tuple[str, ...]] = {
     "tokenizer": (),
     "vae": (),
+    "vae_decoder": ("vae",),
     "encoder": ("tokenizer",),
     "llm": ("tokenizer",),
+    "understanding": ("tokenizer", "encoder", "llm"),
     "unet": ("tokenizer", "vae"),
-    "multimodal": ("tokenizer", "vae", "encoder", "llm", "unet"),
-    "publish": ("multimodal",),
+    "multimodal": ("tokenizer", "vae", "unet", "understanding"),
+    "publish": ("multimodal", "vae_decoder"),
 }
 
 

@@ -11,11 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
 from services.trainer.config import Stage
 from services.trainer.objectives.base import Objective
 from triptych.errors import FailedPrecondition, InvalidArgument
 
+LEAST_NORM = 1e-2  # gradients smaller than this share of the largest are bf16 noise, and not compared
+LEAST_COSINE = 0.8
 Report = Callable[[dict[str, float]], None]
 
 
@@ -152,6 +155,8 @@ def train_stage(objective: Objective, folder: Path, digest: str, report: Report)
     run.resume()
     log = MetricsLog(folder / "metrics.jsonl", run.step)
     objective.module.train()
+    if objective.recipe.compile and run.step < config.steps:
+        report({"step": run.step, "steps": config.steps, "compiled": float(compile_checked(objective, run.step))})
     evaluation: dict[str, float] = {}
     while run.step < config.steps:
         figures = run.advance()
@@ -175,7 +180,35 @@ def train_stage(objective: Objective, folder: Path, digest: str, report: Report)
     return evaluation
 
 
+def compile_checked(objective: Objective, step: int) -> bool:
+    """Compiles the objective if that leaves its gradients what they are; returns whether it did.
+
+    torch 2.13's CPU compiler is known to lose whole gradients in silence (the VAE's encoder got zeros).
+    """
+    plain = _gradients(objective, step)
+    objective.compile()
+    compiled = _gradients(objective, step)
+    objective.module.zero_grad(set_to_none=True)
+    least = LEAST_NORM * max(g.norm() for g in plain.values())
+    compared = [k for k, g in plain.items() if g.norm() > least]
+    if all(
+        k in compiled and cosine_similarity(plain[k].flatten(), compiled[k].flatten(), dim=0) >= LEAST_COSINE
+        for k in compared
+    ):
+        return True
+    objective.uncompile()
+    return False
+
+
+def _gradients(objective: Objective, step: int) -> dict[str, Tensor]:
+    objective.module.zero_grad(set_to_none=True)
+    objective.backward(step)
+    return {key: p.grad.clone() for key, p in _trained(objective.module).items() if p.grad is not None}
+
+
 def _check_gate(name: str, gate: dict[str, float], evaluation: dict[str, float]) -> None:
+    if unknown := sorted(set(gate) - set(evaluation)):
+        raise InvalidArgument(f"{name}'s gate names {', '.join(unknown)}, known are {', '.join(evaluation)}")
     missed = {key: (evaluation[key], least) for key, least in gate.items() if evaluation[key] < least}
     if missed:
         listed = ", ".join(f"{key} {got:.4f} < {least}" for key, (got, least) in missed.items())
@@ -187,7 +220,8 @@ class MetricsLog:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        text = path.read_text() if path.exists() else ""
+        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]  # a kill cuts one
         kept = [line for line in lines if line["step"] <= step]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._before = max((line["seconds"] for line in kept), default=0.0)

@@ -63,6 +63,7 @@ def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "services"
     for service in ("encoder", "llm", "decoder"):
         (package / service).mkdir(parents=True)
+        (package / service / "__init__.py").touch()
         (package / service / "__main__.py").write_text(COMPONENT.format(fake=f"Fake{service.capitalize()}"))
     (package / "__init__.py").write_text(f"__path__ = [{str(package)!r}, {str(ROOT / 'services')!r}]")
     monkeypatch.chdir(tmp_path)
@@ -128,6 +129,11 @@ def test_damaged_checkpoint(checkpoint: Path, damage, named: str) -> None:
     result = subprocess.run([*TRIPTYCH, "up", "--checkpoint", checkpoint], capture_output=True, text=True, env=env())
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_unknown_device(checkpoint: Path) -> None:
+    with pytest.raises(InvalidArgument, match="device is 'tpu', must be one of auto, cpu, cuda"):
+        LocalSystem(checkpoint, device="tpu")
 
 
 def test_port_in_use(checkpoint: Path) -> None:

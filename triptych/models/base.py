@@ -8,11 +8,12 @@ import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import Cache
 
 from triptych.errors import CheckpointError
 
@@ -33,7 +34,9 @@ class ComponentConfig:
 
 
 class Component(nn.Module, ABC):
-    """A module with a folder of its own."""
+    """A module with a folder of its own; `type_name` is its row in its registry."""
+
+    type_name: ClassVar[str]
 
     @classmethod
     @abstractmethod
@@ -46,7 +49,14 @@ class Component(nn.Module, ABC):
 
 
 class Encoder(Component):
-    """Pictures to features: pixel_values (B, 3, H, W) to (B, N, D)."""
+    """Pictures to features: pixel_values (B, 3, H, W) to (B, N, D), read at hidden layer `feature_layer`."""
+
+    feature_layer: int
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Pixels per side."""
 
     @property
     @abstractmethod
@@ -67,6 +77,31 @@ class Projector(Component):
     def forward(self, features_BND: Tensor) -> Tensor: ...
 
 
+class Llm(Component):
+    """A causal language model, seen as its parts; the loop around them is the engine's."""
+
+    @property
+    @abstractmethod
+    def hidden_size(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def max_model_len(self) -> int:
+        """Tokens a sequence may hold."""
+
+    @abstractmethod
+    def embed(self, input_ids_BT: Tensor) -> Tensor:
+        """(B, T) to (B, T, D)."""
+
+    @abstractmethod
+    def forward(self, inputs_embeds_BTD: Tensor, past_key_values: Cache | None = None) -> Tensor:
+        """Hidden states (B, T, D) after the last norm, the LM head's input. Appends to `past_key_values`."""
+
+    @abstractmethod
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, V)."""
+
+
 class GenerationHead(Component):
     """Hidden states and embeddings of the `[IMG]` tokens, both (B, K, D), to conditioning (B, L, C)."""
 
@@ -77,7 +112,6 @@ class GenerationHead(Component):
 class OwnFormat(Component):
     """A component of ours: `config.json` with its type and a frozen config, and `model.safetensors`."""
 
-    type: str
     Config: type[ComponentConfig]
     config: ComponentConfig
 
@@ -87,18 +121,28 @@ class OwnFormat(Component):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        values = read_json(folder / "config.json")
-        if values.pop("type", None) != cls.type:
-            raise CheckpointError(f"{folder / 'config.json'}: type is not {cls.type!r}")
-        module = cls(cls.Config.from_dict(values))
-        module.load_state_dict(read_weights(folder / "model.safetensors"))
+        config, weights = folder / "config.json", folder / "model.safetensors"
+        values = read_json(config)
+        if values.pop("type", None) != cls.type_name:
+            raise CheckpointError(f"{config}: type is not {cls.type_name!r}")
+        try:
+            module = cls(cls.Config.from_dict(values))
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # torch asserts that sizes divide
+            raise CheckpointError(f"{config}: {error}") from error
+        try:
+            module.load_state_dict(read_weights(weights))
+        except RuntimeError as error:
+            raise CheckpointError(f"{weights}: {error}") from error
         return module
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"type": self.type, **self.config.to_dict()}
+        config = {"type": self.type_name, **self.config.to_dict()}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        state = {key: value.to(dtype).contiguous() for key, value in self.state_dict().items()}
+        state = {
+            key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+            for key, value in self.state_dict().items()
+        }
         save_file(state, folder / "model.safetensors")
 
 

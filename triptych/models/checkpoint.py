@@ -166,9 +166,11 @@ def llm_sizes(stage: LlmStage) -> tuple[int, int]:
 
 def _check_fit(encoder: EncoderStage, llm: LlmStage, decoder: DecoderStage) -> None:
     hidden_size, _ = llm_sizes(llm)
+    projector: Any = encoder.projector
+    head: Any = decoder.head
     for name, found in (
-        ("the projector's hidden_size", encoder.projector.config.hidden_size),
-        ("the head's input_size", decoder.head.config.input_size),
+        ("the projector's hidden_size", projector.config.hidden_size),
+        ("the head's input_size", head.config.input_size),
     ):
         if found != hidden_size:
             raise InvalidArgument(f"{name} is {found}, must be the LLM's hidden_size {hidden_size}")

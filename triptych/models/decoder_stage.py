@@ -105,7 +105,8 @@ class DecoderStage(nn.Module):
 
     def __init__(self, head: GenerationHead, decoder: LatentDiffusion, null_conditioning: Tensor) -> None:
         super().__init__()
-        self.head, self.decoder = head, decoder
+        self.head: GenerationHead = head
+        self.decoder: LatentDiffusion = decoder
         self.register_buffer("null_conditioning", null_conditioning)
 
     @classmethod
@@ -123,7 +124,7 @@ class DecoderStage(nn.Module):
         self.decoder.save(folder, dtype)
         null = {"null_conditioning": self.null_conditioning.to(dtype).contiguous()}
         save_file(null, folder / "head" / "null_conditioning.safetensors")
-        config = {"head": self.head.type, "decoder": "latent_diffusion"}
+        config = {"head": self.head.type_name, "decoder": self.decoder.type_name}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def condition(self, hidden_BKD: Tensor, embeddings_BKD: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from triptych.errors import CheckpointError
 from triptych.models import ENCODERS, PROJECTORS
 from triptych.models.base import Encoder, Projector, read_json
 from triptych.models.processors import ImageProcessor
@@ -18,7 +19,9 @@ class EncoderStage(nn.Module):
 
     def __init__(self, encoder: Encoder, projector: Projector, processor: ImageProcessor) -> None:
         super().__init__()
-        self.encoder, self.projector, self.processor = encoder, projector, processor
+        self.encoder: Encoder = encoder
+        self.projector: Projector = projector
+        self.processor = processor
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -26,7 +29,13 @@ class EncoderStage(nn.Module):
         config = read_json(folder / "config.json")
         encoder = ENCODERS.load(config["encoder"]).load(folder / "vision", config["feature_layer"])
         projector = PROJECTORS.load(config["projector"]).load(folder / "projector")
-        return cls(encoder, projector, ImageProcessor.load(folder / "vision")).eval().requires_grad_(False)
+        processor = ImageProcessor.load(folder / "vision")
+        if processor.size != encoder.image_size:
+            raise CheckpointError(
+                f"{folder / 'vision'}: preprocessing resizes to {processor.size}, "
+                f"the encoder takes {encoder.image_size}"
+            )
+        return cls(encoder, projector, processor).eval().requires_grad_(False)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Writes what `load` reads."""
@@ -35,9 +44,9 @@ class EncoderStage(nn.Module):
         self.projector.save(folder / "projector", dtype)
         (vision / "preprocessor_config.json").write_text(json.dumps(self.processor.to_dict(), indent=2) + "\n")
         config = {
-            "encoder": self.encoder.vision.config.model_type,
+            "encoder": self.encoder.type_name,
             "feature_layer": self.encoder.feature_layer,
-            "projector": self.projector.type,
+            "projector": self.projector.type_name,
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 

@@ -10,7 +10,7 @@ from transformers import Cache
 
 from triptych.card import read_card
 from triptych.models import LLMS
-from triptych.models.base import read_json
+from triptych.models.base import Llm, read_json
 from triptych.models.text import TextCodec
 from triptych.prompts import ImageSlot, PromptTemplate, Segment, Special
 
@@ -20,9 +20,10 @@ ImagePolicy = Literal["allow", "forbid", "force"]
 class LlmStage(nn.Module):
     """Segments to embeddings, embeddings to hidden states and logits; the loop around them is the engine's."""
 
-    def __init__(self, llm: nn.Module, codec: TextCodec, template: PromptTemplate) -> None:
+    def __init__(self, llm: Llm, codec: TextCodec, template: PromptTemplate) -> None:
         super().__init__()
-        self.llm, self.codec, self.template = llm, codec, template
+        self.llm: Llm = llm
+        self.codec, self.template = codec, template
         self.eos_id = codec.special_id(template.eos_token)
         self.soi_id = codec.special_id("[SOI]")
         self.image_ids = [codec.special_id(token) for token in template.image_tokens]
@@ -46,14 +47,14 @@ class LlmStage(nn.Module):
         return self.image_ids[1:-1]
 
     def banned_ids(self, image_policy: ImagePolicy, num_images_left: int) -> list[int]:
-        """Tokens the model may not sample: [IMG] and [EOI] only ever follow [SOI] by force; prompt tokens never come."""
+        """Tokens the model may not sample: [IMG] and [EOI] only follow [SOI], by force; prompt tokens never come."""
         closed = image_policy == "forbid" or num_images_left == 0
         return [*self._banned, self.soi_id] if closed else self._banned
 
     def embed_ids(self, ids: Sequence[int]) -> Tensor:
         """(1, T, D)."""
         device = next(self.llm.parameters()).device
-        return self.llm.embed(torch.tensor([list(ids)], device=device))  # type: ignore[operator, no-any-return]
+        return self.llm.embed(torch.tensor([list(ids)], device=device))
 
     def embed(self, segments: Sequence[Segment], pictures: Sequence[Tensor]) -> Tensor:
         """The prompt as embeddings (1, T, D); `pictures[i]` (M, D) stands at ImageSlot(i)."""
@@ -73,4 +74,4 @@ class LlmStage(nn.Module):
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """(B, T, V), float32."""
-        return self.llm.logits(hidden_BTD).float()  # type: ignore[operator, no-any-return]
+        return self.llm.logits(hidden_BTD).float()

@@ -22,7 +22,7 @@ class Placement:
 
     @classmethod
     def choose(cls, device: Literal["auto", "cpu", "cuda"], dtype: Literal["auto", "f32", "bf16"]) -> Self:
-        """auto: CUDA where there is one; bf16 there, f32 on the CPU. Raises FailedPrecondition without a CUDA device."""
+        """auto: CUDA where there is one; bf16 there, f32 on the CPU. Raises FailedPrecondition without one."""
         has_cuda = torch.cuda.is_available()
         if device == "cuda" and not has_cuda:
             raise FailedPrecondition("device is cuda, but torch sees no CUDA device: use cpu or auto")

@@ -95,11 +95,11 @@ def make_llm_probes(stage: LlmStage) -> dict[str, Array]:
 
 def make_decoder_probes(stage: DecoderStage, num_img_tokens: int, hidden_size: int) -> dict[str, Array]:
     """The tensors of probes.safetensors; the head reads (num_img_tokens, hidden_size)."""
-    handed_over = {
+    handed_over: dict[str, Array] = {
         "hidden_states": _block(hidden_size, num_img_tokens, seed=1),
         "embeddings": _block(hidden_size, num_img_tokens, seed=2) / 10,
     }
-    seed = {"seed": np.array([3])}
+    seed: dict[str, Array] = {"seed": np.array([3])}
     num_timesteps = stage.decoder.noise_scheduler().config.num_train_timesteps
     inputs: dict[str, Inputs] = {
         "conditioning": handed_over,
@@ -139,7 +139,8 @@ def _picture(height: int, width: int, index: int) -> NDArray[np.uint8]:
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x / (3 + c + index)) + np.cos(y / (2 + 2 * c)) + np.sin((x + y) / 1.7) for c in range(3)]
     blocks = ((x // 11 + y // 7 + index) % 3)[..., None] * np.array([20, -15, 10])
-    return (np.stack(waves, axis=-1) * 30 + blocks + 128).clip(0, 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = (np.stack(waves, axis=-1) * 30 + blocks + 128).clip(0, 255).astype(np.uint8)
+    return picture
 
 
 def _block(hidden_size: int, num_tokens: int, seed: int) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 """Pictures to tensors and back, the same in training and serving."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -31,11 +32,18 @@ class ImageProcessor:
         """Reads `preprocessor_config.json`. Raises CheckpointError when it asks for what this class does not do."""
         path = folder / "preprocessor_config.json"
         values = read_json(path)
-        size = values["size"]
-        if size["height"] != size["width"] or values.get("do_center_crop"):
-            raise CheckpointError(f"{path}: only a square resize without crop is supported, not {values}")
-        mean, std = tuple(values["image_mean"]), tuple(values["image_std"])
-        return cls(size=size["height"], mean=mean, std=std, resample=values["resample"])
+        try:
+            side, other = values["size"]["height"], values["size"]["width"]
+            mean, std, resample = tuple(values["image_mean"]), tuple(values["image_std"]), values["resample"]
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: no or no usable {error}") from error
+        switched_off = not all(values.get(key, True) for key in ("do_resize", "do_rescale", "do_normalize"))
+        rescaled = math.isclose(values.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6)
+        if side != other or values.get("do_center_crop") or switched_off or not rescaled:
+            raise CheckpointError(
+                f"{path}: only a square resize without crop, 1/255 and normalisation are supported, not {values}"
+            )
+        return cls(size=side, mean=mean, std=std, resample=resample)
 
     def to_dict(self) -> dict[str, Any]:
         """`preprocessor_config.json`, as transformers writes it."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from triptych.errors import CheckpointError, InvalidArgument
+from triptych.models.base import read_json
 
 
 class TextCodec:
@@ -18,9 +19,13 @@ class TextCodec:
 
     @classmethod
     def load(cls, folder: Path) -> "TextCodec":
-        if not (folder / "tokenizer_config.json").is_file():
-            raise CheckpointError(f"{folder / 'tokenizer_config.json'} is missing")
-        return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True))
+        """Raises CheckpointError naming the file that is missing or broken."""
+        for name in ("tokenizer_config.json", "tokenizer.json"):
+            read_json(folder / name)
+        try:
+            return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True))
+        except (KeyError, OSError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder}: {error}") from error
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(str(folder))

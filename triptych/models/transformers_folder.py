@@ -5,16 +5,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from triptych.errors import CheckpointError
+from triptych.models.base import read_json
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def read_transformers(cls: type[M], folder: Path) -> M:
     """A transformers model in float32 from a local folder. Raises CheckpointError naming missing keys or files."""
-    _require(folder, "config.json")
+    _require(folder / "config.json")
+    _require_weights(folder / "model.safetensors")
     try:
         model, info = cls.from_pretrained(  # type: ignore[attr-defined]
             str(folder), local_files_only=True, dtype=torch.float32, output_loading_info=True, use_safetensors=True
@@ -29,10 +32,11 @@ def read_transformers(cls: type[M], folder: Path) -> M:
 
 def read_diffusers(cls: type[M], folder: Path) -> M:
     """A diffusers model in float32 from a local folder. Raises CheckpointError naming what is wrong."""
-    _require(folder, "config.json")
+    _require(folder / "config.json")
+    _require_weights(folder / "diffusion_pytorch_model.safetensors")
     try:
         model, info = cls.from_pretrained(  # type: ignore[attr-defined]
-            str(folder), local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False
+            str(folder), local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
@@ -48,6 +52,19 @@ def write_transformers(model: Any, folder: Path, dtype: torch.dtype) -> None:
     copy.deepcopy(model).to(dtype).save_pretrained(str(folder), safe_serialization=True)
 
 
-def _require(folder: Path, name: str) -> None:
-    if not (folder / name).is_file():
-        raise CheckpointError(f"{folder / name} is missing")
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing")
+
+
+def _require_weights(path: Path) -> None:
+    """One whole safetensors file, or all shards that its index names."""
+    index = path.with_name(path.name + ".index.json")
+    names = set(read_json(index).get("weight_map", {}).values()) if index.is_file() else {path.name}
+    for part in sorted(path.with_name(name) for name in names):
+        _require(part)
+        try:
+            with safe_open(part, "pt"):  # reads the header, and compares it with the file's length
+                pass
+        except SafetensorError as error:
+            raise CheckpointError(f"{part} cannot be read: {error}") from error

@@ -111,11 +111,11 @@ class StepLoop(Generic[R, Output, Event]):
         step = asyncio.create_task(self._advance(request))
         await asyncio.wait((step,))
         self._stepping = None
+        error = step.exception()
         if request not in self._entries:
             self._free(request)
             return
         entry.end_step()
-        error = step.exception()
         for event in () if error else step.result():
             entry.events.put_nowait(event)
         if error or request.is_finished:

@@ -28,6 +28,9 @@ async def while_open(events: AsyncGenerator[T, None], watch: Coroutine[Any, Any,
         watcher.cancel()
         upcoming.cancel()
         await asyncio.wait((watcher, upcoming))
+        for task in (watcher, upcoming):  # one that nobody asks for its error complains in the logs
+            if not task.cancelled():
+                task.exception()
         await events.aclose()
 
 

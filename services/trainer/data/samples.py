@@ -77,7 +77,10 @@ def told_in_words(sample: Sample, template: PromptTemplate) -> list[Segment]:
     """The same conversation without pictures: a picture to look at becomes its caption, one to draw likewise."""
     captions = [canonical_caption(scene) for scene in sample.scenes]
     messages = [
-        Message(m.role, tuple(captions[c.index] if m.role == "assistant" and isinstance(c, Picture) else c for c in m.contents))
+        Message(
+            m.role,
+            tuple(captions[c.index] if m.role == "assistant" and isinstance(c, Picture) else c for c in m.contents),
+        )
         for m in sample.messages
     ]
     segments = template.segments(messages, list(sample.tasks))

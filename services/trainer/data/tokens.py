@@ -25,7 +25,7 @@ def special_tokens(template: PromptTemplate) -> list[str]:
 
 
 def train_tokenizer(template: PromptTemplate, vocab_size: int, num_conversations: int, seed: int, folder: Path) -> int:
-    """Byte-level BPE on the world's language, written as a transformers tokenizer folder. Returns the vocabulary size."""
+    """Byte-level BPE on the world's language, as a transformers tokenizer folder. Returns the vocabulary size."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -64,7 +64,7 @@ class Row:
 
 
 class RowMaker:
-    """Lays segments out as ids and labels: only the assistant's side is trained (models.md section 1.4's LLaVA rule)."""
+    """Lays segments out as ids and labels: only the assistant's side is trained, as LLaVA does."""
 
     def __init__(self, codec: TextCodec, num_image_tokens: int) -> None:
         self.codec, self.num_image_tokens = codec, num_image_tokens

@@ -31,6 +31,12 @@ class Objective(ABC):
         """Optimizer groups; `lr_scale` multiplies the stage's learning rate."""
         return [{"params": [p for p in self.module.parameters() if p.requires_grad], "lr_scale": 1.0}]
 
+    def compile(self) -> None:
+        """Swaps in compiled forward passes; by default there are none."""
+
+    def uncompile(self) -> None:
+        """Goes back to the plain ones."""
+
     @abstractmethod
     def backward(self, step: int) -> dict[str, Tensor]:
         """Computes this step's losses, adds their gradients, and returns the figures to log ("loss" among them)."""

@@ -24,7 +24,7 @@ NUM_EVAL_GROUPS = 64
 
 
 class ContrastiveObjective(Objective):
-    """SigLIP's pairwise sigmoid loss (Zhai et al. 2023, eq. 1). Groups of scenes one edit apart make the negatives hard."""
+    """SigLIP's pairwise sigmoid loss (Zhai et al. 2023, eq. 1); groups of scenes one edit apart make hard negatives."""
 
     name = "encoder"
     needs = ("tokenizer",)
@@ -39,7 +39,7 @@ class ContrastiveObjective(Objective):
         self.pair.set_attn_implementation("eager")
         nn.init.constant_(self.pair.logit_scale, np.log(10.0))
         nn.init.constant_(self.pair.logit_bias, -10.0)
-        self._forward = torch.compile(self._logits, dynamic=False) if recipe.compile else self._logits
+        self.uncompile()
 
     @property
     def config(self) -> EncoderStage:
@@ -48,6 +48,12 @@ class ContrastiveObjective(Objective):
     @property
     def module(self) -> nn.Module:
         return self.pair
+
+    def compile(self) -> None:
+        self._forward = torch.compile(self._logits, dynamic=False)
+
+    def uncompile(self) -> None:
+        self._forward = self._logits
 
     def backward(self, step: int) -> dict[str, Tensor]:
         rng = random.Random(f"encoder/{self.recipe.seed}/{step}")
@@ -87,7 +93,9 @@ class ContrastiveObjective(Objective):
         logits = self._logits(pixels, ids)
         own = torch.arange(len(logits))
         size = self.config.group_size
-        in_group = torch.stack([logits[g * size : (g + 1) * size, g * size : (g + 1) * size] for g in range(NUM_EVAL_GROUPS)])
+        in_group = torch.stack(
+            [logits[g * size : (g + 1) * size, g * size : (g + 1) * size] for g in range(NUM_EVAL_GROUPS)]
+        )
         return {
             "picked": (logits.argmax(1) == own).float().mean().item(),
             "picked_in_group": (in_group.argmax(2) == torch.arange(size)).float().mean().item(),
@@ -95,7 +103,7 @@ class ContrastiveObjective(Objective):
 
     def write(self, folder: Path) -> None:
         """The vision tower alone, as a transformers SiglipVisionModel folder."""
-        vision = SiglipVisionModel(self.pair.config.vision_config)
+        vision = SiglipVisionModel(self.pair.vision_model.config)
         vision.load_state_dict(self.pair.vision_model.state_dict())
         vision.save_pretrained(str(folder))
 

@@ -56,7 +56,7 @@ class DiffusionObjective(Objective):
         self.text.set_attn_implementation("eager")
         self.trained = nn.ModuleDict({"unet": unet, "text": self.text})
         self.noise_scheduler = self.decoder.noise_scheduler()
-        self._forward = torch.compile(self._loss, dynamic=False) if recipe.compile else self._loss
+        self.uncompile()
         self._pool: list[tuple[Scene, Tensor]] = []
 
     @property
@@ -67,6 +67,12 @@ class DiffusionObjective(Objective):
     def module(self) -> nn.Module:
         return self.trained
 
+    def compile(self) -> None:
+        self._forward = torch.compile(self._loss, dynamic=False)
+
+    def uncompile(self) -> None:
+        self._forward = self._loss
+
     def backward(self, step: int) -> dict[str, Tensor]:
         rng = random.Random(f"unet/{self.recipe.seed}/{step}")
         generator = torch.Generator().manual_seed(rng.getrandbits(31))
@@ -75,7 +81,9 @@ class DiffusionObjective(Objective):
         ids = self.text_ids(["" if drop else caption(s, rng) for (s, _), drop in zip(chosen, dropped, strict=True)])
         latents = torch.stack([latent for _, latent in chosen])
         noise = torch.randn(latents.shape, generator=generator)
-        timesteps = torch.randint(0, self.noise_scheduler.config.num_train_timesteps, (len(chosen),), generator=generator)
+        timesteps = torch.randint(
+            0, self.noise_scheduler.config.num_train_timesteps, (len(chosen),), generator=generator
+        )
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
         with torch.autocast("cpu", torch.bfloat16):
             loss = self._forward(ids, noisy.to(memory_format=torch.channels_last), timesteps, noise)

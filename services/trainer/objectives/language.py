@@ -12,11 +12,13 @@ from services.trainer.config import LlmStage, Recipe
 from services.trainer.data.samples import make_sample, told_in_words
 from services.trainer.data.tokens import IGNORE, PAD, Row, RowMaker, pad_rows
 from services.trainer.objectives.base import Objective
+from triptych.errors import InvalidArgument
 from triptych.models.llms.mistral import MistralLlm
 from triptych.models.text import TextCodec
 from triptych.prompts import PromptTemplate
 
 NUM_EVAL = 128
+MAX_IN_VAIN = 200  # rows in which nothing fits, for each that is wanted
 
 
 class LanguageObjective(Objective):
@@ -34,7 +36,7 @@ class LanguageObjective(Objective):
         torch.manual_seed(recipe.seed)
         self.llm = MistralLlm(llm_config(recipe.llm, codec, self.template))
         self.llm.causal_lm.set_attn_implementation("eager")  # CPU flash attention is slow backwards
-        self._forward = torch.compile(self._loss, dynamic=False) if recipe.compile else self._loss
+        self.uncompile()
 
     @property
     def config(self) -> LlmStage:
@@ -43,6 +45,12 @@ class LanguageObjective(Objective):
     @property
     def module(self) -> nn.Module:
         return self.llm
+
+    def compile(self) -> None:
+        self._forward = torch.compile(self._loss, dynamic=False)
+
+    def uncompile(self) -> None:
+        self._forward = self._loss
 
     def backward(self, step: int) -> dict[str, Tensor]:
         ids, labels = self._batch(random.Random(f"llm/{self.recipe.seed}/{step}"))
@@ -60,10 +68,13 @@ class LanguageObjective(Objective):
 
     def _batch(self, rng: random.Random) -> tuple[Tensor, Tensor]:
         rows: list[Row] = []
+        in_vain = 0
         while len(rows) < self.config.batch_size:
             row = self._pack(rng)
             if row.ids:
                 rows.append(row)
+            elif (in_vain := in_vain + 1) > MAX_IN_VAIN * self.config.batch_size:
+                raise InvalidArgument(f"llm: hardly any conversation fits max_tokens {self.config.max_tokens}")
         return pad_rows(rows, self.config.max_tokens, self.pad_id)
 
     def _pack(self, rng: random.Random) -> Row:
@@ -85,7 +96,8 @@ class LanguageObjective(Objective):
         for kind in ("ask", "draw", "edit"):
             rng = random.Random(f"llm/evaluate/{kind}")
             samples = [make_sample(kind, rng, "held_out", 1, 0.5) for _ in range(NUM_EVAL)]
-            ids, labels = pad_rows([self.rows.row(told_in_words(s, self.template)) for s in samples], 128, self.pad_id)
+            rows = [self.rows.row(told_in_words(s, self.template)) for s in samples]
+            ids, labels = pad_rows(rows, max(len(row.ids) for row in rows), self.pad_id)
             _, right = self._loss(ids, labels)
             figures[f"{kind}_right"] = right.all(1).float().mean().item()
         return figures

@@ -7,20 +7,23 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
-from services.trainer.config import Recipe, VaeStage
+from services.trainer.config import Recipe, VaeDecoderStage, VaeStage
 from services.trainer.data.blocks.reader import judge
 from services.trainer.data.blocks.render import render
-from services.trainer.data.blocks.world import Split, sample_scene
+from services.trainer.data.blocks.world import sample_scene
+from services.trainer.data.crowds import crowd
 from services.trainer.objectives.base import Objective
-from triptych.models.processors import to_pixels, to_pictures
+from triptych.models.processors import to_pictures, to_pixels
 
 CHROMA_THRESHOLD = 40 / 127.5  # colours are far above it, backgrounds (white to sand) below
+MARGIN = 3  # pixels around a block that count as much as the block
 NUM_EVAL = 256
 
 
 class VaeObjective(Objective):
-    """L1 with extra weight on coloured pixels (small blocks melt without it) plus a light KL term.
+    """L1 with extra weight on and around blocks (small ones melt without it), on crowded pictures, and a light KL term.
 
     Never compiled: torch 2.13's CPU compiler loses this model's encoder gradients (they come out as zero)."""
 
@@ -39,7 +42,7 @@ class VaeObjective(Objective):
             layers_per_block=1,
             norm_num_groups=8,
             sample_size=64,
-        ).to(memory_format=torch.channels_last)
+        )
         # Posteriors start narrow: at unit variance the noise drowns the first signal and the latents never take any on.
         nn.init.constant_(self.vae.quant_conv.bias[config.latent_channels :], -6.0)
 
@@ -52,10 +55,10 @@ class VaeObjective(Objective):
         return self.vae
 
     def backward(self, step: int) -> dict[str, Tensor]:
-        pixels = self._pixels("train", range(self.config.batch_size), f"vae/{self.recipe.seed}/{step}")
+        pixels = crowded_pixels(random.Random(f"vae/{self.recipe.seed}/{step}"), self.config)
         noise = torch.randn(self._latent_shape(), generator=torch.Generator().manual_seed(step))
         with torch.autocast("cpu", torch.bfloat16):
-            figures = self._loss(pixels.to(memory_format=torch.channels_last), noise)
+            figures = self._loss(pixels, noise)
         figures["loss"].backward()
         return figures
 
@@ -67,33 +70,49 @@ class VaeObjective(Objective):
         posterior = self.vae.encode(pixels).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         output = self.vae.decode(mean + torch.exp(0.5 * logvar) * noise).sample
-        chroma = pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)
-        weight = 1 + (self.config.foreground_weight - 1) * (chroma > CHROMA_THRESHOLD)
-        reconstruction = (weight * (output.float() - pixels).abs()).mean()
+        reconstruction = weighted_l1(output, pixels, self.config.foreground_weight)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / pixels.shape[0]
         return {"loss": reconstruction + self.config.kl_weight * kl, "reconstruction": reconstruction, "kl": kl}
 
-    def _pixels(self, split: Split, indices: range, seed: str) -> Tensor:
-        rng = random.Random(seed)
-        return to_pixels(np.stack([render(sample_scene(rng, split), rng.getrandbits(31)) for _ in indices]))
-
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        rng = random.Random("vae/evaluate")
-        scenes = [sample_scene(rng, "held_out") for _ in range(NUM_EVAL)]
-        pixels = to_pixels(np.stack([render(scene, index) for index, scene in enumerate(scenes)]))
-        latents = self.vae.encode(pixels).latent_dist.mean
-        pictures = to_pictures(self.vae.decode(latents).sample / 2 + 0.5)
-        verdicts = [judge(picture, scene) for picture, scene in zip(pictures, scenes, strict=True)]
-        return {
-            "scenes_read": sum(v.exact and v.size_right == v.num_blocks for v in verdicts) / NUM_EVAL,
-            "backgrounds_read": sum(v.background_right for v in verdicts) / NUM_EVAL,
-            "latent_std": latents.std().item(),
-        }
+        return read_back(self.vae)
 
     @torch.no_grad()
     def write(self, folder: Path) -> None:
         """The diffusers folder, its scaling factor set so that latents have unit variance."""
-        latents = self.vae.encode(self._pixels("train", range(512), "vae/scale")).latent_dist.mean
+        rng = random.Random("vae/scale")
+        pixels = to_pixels(np.stack([render(sample_scene(rng, "train"), index) for index in range(512)]))
+        latents = self.vae.encode(pixels).latent_dist.mean
         self.vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
         self.vae.save_pretrained(str(folder))
+
+
+def crowded_pixels(rng: random.Random, config: VaeStage | VaeDecoderStage) -> Tensor:
+    """A batch of training pictures, (B, 3, 64, 64)."""
+    return to_pixels(np.stack([crowd(rng, "train", config.filled_cells) for _ in range(config.batch_size)]))
+
+
+def weighted_l1(output: Tensor, pixels: Tensor, foreground_weight: float) -> Tensor:
+    """Mean absolute difference; coloured pixels and their surroundings count `foreground_weight` times.
+
+    The surroundings too: with the blocks alone, a decoder in doubt paints over the gaps between a cross's arms.
+    """
+    chroma = pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)
+    near = max_pool2d((chroma > CHROMA_THRESHOLD).float(), 2 * MARGIN + 1, stride=1, padding=MARGIN)
+    return ((1 + (foreground_weight - 1) * near) * (output.float() - pixels).abs()).mean()
+
+
+@torch.no_grad()
+def read_back(vae: AutoencoderKL) -> dict[str, float]:
+    """Share of held-out scenes (and backgrounds) the scene reader still reads right after a trip through the VAE."""
+    rng = random.Random("vae/evaluate")
+    scenes = [sample_scene(rng, "held_out") for _ in range(NUM_EVAL)]
+    pixels = to_pixels(np.stack([render(scene, index) for index, scene in enumerate(scenes)]))
+    latents = vae.encode(pixels).latent_dist.mean
+    pictures = to_pictures(vae.decode(latents).sample / 2 + 0.5)
+    verdicts = [judge(picture, scene) for picture, scene in zip(pictures, scenes, strict=True)]
+    return {
+        "scenes_read": sum(v.exact and v.size_right == v.num_blocks for v in verdicts) / NUM_EVAL,
+        "backgrounds_read": sum(v.background_right for v in verdicts) / NUM_EVAL,
+        "latent_std": latents.std().item(),
+    }

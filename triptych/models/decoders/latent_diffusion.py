@@ -24,6 +24,8 @@ class LatentDiffusion(Component):
     Holds weights and the noise schedule's config; the state of one denoising belongs to `decoder_stage.Denoising`.
     """
 
+    type_name = "latent_diffusion"
+
     def __init__(self, unet: UNet2DConditionModel, vae: AutoencoderKL, noise_schedule: dict[str, Any]) -> None:
         super().__init__()
         name = noise_schedule.get("_class_name")

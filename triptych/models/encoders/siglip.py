@@ -17,6 +17,8 @@ class SiglipEncoder(Encoder):
     Equals transformers' `SiglipVisionModel(...).hidden_states[feature_layer]`, but only runs the blocks it needs.
     """
 
+    type_name = "siglip_vision_model"
+
     def __init__(self, config: SiglipVisionConfig, feature_layer: int = -2) -> None:
         super().__init__()
         if not -config.num_hidden_layers - 1 <= feature_layer < 0:
@@ -25,12 +27,20 @@ class SiglipEncoder(Encoder):
         self.feature_layer = feature_layer
 
     @property
+    def image_size(self) -> int:
+        size = self.vision.config.image_size
+        assert isinstance(size, int)  # SigLIP's pictures are square
+        return size
+
+    @property
     def embed_dim(self) -> int:
         return int(self.vision.config.hidden_size)
 
     @property
     def num_patches(self) -> int:
-        return int((self.vision.config.image_size // self.vision.config.patch_size) ** 2)
+        patch_size = self.vision.config.patch_size
+        assert isinstance(patch_size, int)
+        return int((self.image_size // patch_size) ** 2)
 
     def forward(self, pixel_values_BCHW: Tensor) -> Tensor:
         hidden_BND = self.vision.embeddings(pixel_values_BCHW)

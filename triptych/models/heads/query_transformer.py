@@ -16,7 +16,7 @@ class QueryTransformer(OwnFormat, GenerationHead):
     parallel; the paper's eq. (2) writes them one after another, which no public implementation does.
     """
 
-    type = "query_transformer"
+    type_name = "query_transformer"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ComponentConfig):

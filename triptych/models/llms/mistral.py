@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 from transformers import Cache, MistralConfig, MistralForCausalLM
 
-from triptych.models.base import Component
+from triptych.models.base import Llm
 from triptych.models.transformers_folder import read_transformers, write_transformers
 
 
-class MistralLlm(Component):
+class MistralLlm(Llm):
     """transformers' MistralForCausalLM, seen as its parts: `embed`, `forward` (hidden states), `logits`."""
+
+    type_name = "mistral"
 
     def __init__(self, config: MistralConfig) -> None:
         super().__init__()
@@ -27,18 +29,15 @@ class MistralLlm(Component):
         return int(self.causal_lm.config.max_position_embeddings)
 
     def embed(self, input_ids_BT: Tensor) -> Tensor:
-        """(B, T) to (B, T, D)."""
         return self.causal_lm.get_input_embeddings()(input_ids_BT)  # type: ignore[no-any-return]
 
     def forward(self, inputs_embeds_BTD: Tensor, past_key_values: Cache | None = None) -> Tensor:
-        """Final hidden states (B, T, D) after the last norm, the LM head's input. Appends to `past_key_values`."""
         outputs = self.causal_lm.model(
             inputs_embeds=inputs_embeds_BTD, past_key_values=past_key_values, use_cache=past_key_values is not None
         )
         return outputs.last_hidden_state  # type: ignore[no-any-return]
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, V)."""
         return self.causal_lm.lm_head(hidden_BTD)  # type: ignore[no-any-return]
 
     @classmethod

@@ -10,7 +10,7 @@ from triptych.models.base import ComponentConfig, OwnFormat, Projector
 class MlpProjector(OwnFormat, Projector):
     """Mirrors transformers' LlavaMultiModalProjector: exact GELU, biases. (B, N, input_size) to (B, N, hidden_size)."""
 
-    type = "mlp"
+    type_name = "mlp"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ComponentConfig):

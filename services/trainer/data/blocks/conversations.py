@@ -37,10 +37,8 @@ def converse(rng: random.Random, split: Split, num_turns: int) -> tuple[Turn, ..
     if num_turns < 1:
         raise ValueError(f"num_turns is {num_turns}, must be at least 1")
     scene = sample_scene(rng, split)
-    if rng.random() < _ATTACH_SHARE:
-        turns = [_continue(scene, rng, split, (), attached=True)]
-    else:
-        turns = [_draw(scene, rng)]
+    attached = rng.random() < _ATTACH_SHARE
+    turns = [_continue(scene, rng, split, (), attached=True) if attached else _draw(scene, rng)]
     for _ in range(num_turns - 1):
         scene = turns[-1].result or scene
         if rng.random() < _REDRAW_SHARE:

@@ -17,7 +17,7 @@ def test_a_sixth_is_held_out() -> None:
 def test_every_single_value_loses_its_even_share() -> None:
     assert set(Counter(block.shape for block in HELD_OUT).values()) == {9}
     assert set(Counter(block.colour for block in HELD_OUT).values()) == {6}
-    assert Counter(block.cell for block in HELD_OUT) == {cell: 4 for cell in range(9)}
+    assert Counter(block.cell for block in HELD_OUT) == dict.fromkeys(range(9), 4)
 
 
 def test_every_pair_keeps_most_of_its_combinations() -> None:

@@ -1,0 +1,16 @@
+"""python -m services.encoder: settings first, then everything else."""
+
+import sys
+
+from services.encoder.config import EncoderConfig
+from triptych.serving.describe import new_replica_id
+from triptych.serving.logs import configure_logs
+from triptych.serving.server import run
+
+if __name__ == "__main__":
+    settings = EncoderConfig.from_args(sys.argv[1:])
+    from services.encoder.process import main  # after the settings: torch takes seconds, a typo should not
+
+    replica_id = new_replica_id()
+    configure_logs(settings, replica_id)
+    sys.exit(run(main(settings, replica_id), settings.service))

@@ -1,0 +1,42 @@
+"""The llm service put together: card -> engine -> servicer -> server."""
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from services.llm.config import LlmConfig
+from services.llm.engine import LlmEngine
+from services.llm.servicer import SERVICE_NAME, LlmServicer
+from triptych.card import read_card
+from triptych.models.placement import Placement
+from triptych.serving.component import ComponentProcess
+from triptych.serving.metrics import Metrics
+
+
+def assemble(config: LlmConfig, replica_id: str) -> tuple[ComponentProcess, LlmEngine]:
+    """The component in `config.checkpoint`, not yet loaded. Raises CheckpointError when its card does not do."""
+    card = read_card(config.checkpoint)
+    placement = Placement.choose(config.device, config.dtype)
+    metrics = Metrics(config.service)
+    engine = LlmEngine(config, card, placement, metrics)
+    servicer = LlmServicer(engine, card, config)
+    process = ComponentProcess(
+        config,
+        card,
+        engine,
+        servicer.add_to,
+        SERVICE_NAME,
+        device=placement.device,
+        dtype=placement.dtype,
+        replica_id=replica_id,
+        metrics=metrics,
+    )
+    return process, engine
+
+
+async def main(config: LlmConfig, replica_id: str) -> int:
+    """Serves until a signal comes; returns the exit code."""
+    transformers_logging.disable_progress_bar()  # stderr is for log lines
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    process, _ = assemble(config, replica_id)
+    return await process.serve()

@@ -1,0 +1,62 @@
+"""The last stage: trained parts become a checkpoint that services load, and its held-out figures are taken."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from services.trainer.config import Recipe
+from services.trainer.evaluate import evaluate_checkpoint
+from triptych.models import LLMS
+from triptych.models.base import read_json
+from triptych.models.checkpoint import Defaults, Spaces, write_checkpoint
+from triptych.models.decoder_stage import DecoderStage
+from triptych.models.encoder_stage import EncoderStage
+from triptych.models.llm_stage import LlmStage
+from triptych.models.text import TextCodec
+from triptych.models.transformers_folder import read_diffusers
+from triptych.prompts import PromptTemplate
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+def publish(recipe: Recipe, folder: Path, digest: str, report: Callable[[dict[str, float]], None]) -> None:
+    """Writes `recipe.out` whole (cards, probes, digests), and `folder/done.json` with its held-out figures."""
+    start = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = recipe.folder / "multimodal" / "out"
+    config = recipe.publish
+    decoder = DecoderStage.load(trained / "decoder")
+    decoder.decoder.vae = read_diffusers(AutoencoderKL, recipe.folder / "vae_decoder" / "out").eval()
+    write_checkpoint(
+        recipe.out,
+        EncoderStage.load(trained / "encoder"),
+        _llm_stage(trained / "llm", PromptTemplate(**recipe.template.model_dump())),
+        decoder,
+        name=recipe.name,
+        version=config.version,
+        spaces=Spaces.of_run(recipe.name, digest),
+        made_by={"recipe": recipe.name, "recipe_digest": digest, "seed": recipe.seed},
+        dtype=DTYPES[config.weights],
+        defaults=Defaults(
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            max_tokens=config.max_tokens,
+        ),
+    )
+    results = evaluate_checkpoint(recipe.out, config.num_eval_scenes, report)
+    done = {
+        "digest": digest,
+        "evaluation": {name: asdict(share) for name, share in results.items()},
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    (folder / "done.json").write_text(json.dumps(done, indent=2) + "\n")
+
+
+def _llm_stage(folder: Path, template: PromptTemplate) -> LlmStage:
+    llm = LLMS.load(read_json(folder / "config.json")["model_type"]).load(folder)
+    return LlmStage(llm, TextCodec.load(folder), template)
