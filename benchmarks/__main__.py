@@ -1,5 +1,5 @@
-"""What the four processes cost: `python -m benchmarks` times the same requests through them and through the same model in
-this one process, turn about in one run, so that both see the same machine in the same mood.
+"""What the four processes cost: `python -m benchmarks` times the same requests through them and through the same model
+in this one process, turn about in one run, so that both see the same machine in the same mood.
 
 Writes pipeline_overhead.json and pipeline_overhead.png; `ratio` is the median over the pairs of (four processes / one).
 """
@@ -14,16 +14,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+import torch
+from PIL import Image
 
+from benchmarks.plot import plot
 from services.trainer.data.blocks.language import draw_request
-from services.trainer.data.blocks.questions import ask
+from services.trainer.data.blocks import questions
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import sample_scene
 from triptych.card import read_card
@@ -44,7 +47,7 @@ def ask_pair(client: Client, model: UnifiedModel, max_tokens: int, index: int) -
     """A question about a picture that no cache has seen."""
     rng = random.Random(f"benchmark/ask/{index}")
     scene = sample_scene(rng, "held_out")
-    picture, text = Image.fromarray(render(scene, index)), ask(scene, rng).text
+    picture, text = Image.fromarray(render(scene, index)), questions.ask(scene, rng).text
     message = Message("user", (Picture(0), text))
     return (
         lambda: client.ask(picture, text, Params(max_tokens=max_tokens)).text,
@@ -98,8 +101,7 @@ def measure(pairs: list[Pair]) -> dict[str, Any]:
 def circumstances(checkpoint: Path) -> dict[str, Any]:
     """What the figures depend on."""
     cpus = [line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    git = [["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain"]]
-    commit, changed = (subprocess.run(c, cwd=ROOT, capture_output=True, text=True).stdout.strip() for c in git)
+    commit, changed = _output("git", "rev-parse", "HEAD"), _output("git", "status", "--porcelain")
     return {
         "checkpoint": {kind: read_card(checkpoint / kind).digest for kind in ("encoder", "llm", "decoder")},
         "commit": commit + (" with uncommitted changes" if changed else ""),
@@ -110,22 +112,8 @@ def circumstances(checkpoint: Path) -> dict[str, Any]:
     }
 
 
-def plot(results: dict[str, dict[str, Any]], path: Path) -> None:
-    """Bars of the medians, and a dot for every request."""
-    width, sides = 900, {"four_processes_ms": "#3b6fb6", "one_process_ms": "#9aa5b1"}
-    sheet = Image.new("RGB", (width, 150 * len(results)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    for row, (name, result) in enumerate(results.items()):
-        top = 150 * row
-        scale = (width - 220) / max(max(result[side]["all"]) for side in sides)
-        pen.text((12, top + 12), f"{name}: {result['ratio']:.2f} times, {result['overhead_ms']:+.1f} ms", "black", font)
-        for y, (side, colour) in zip((top + 44, top + 90), sides.items(), strict=True):
-            middle = result[side]["median"]
-            pen.rectangle((190, y, 190 + middle * scale, y + 32), colour)
-            for ms in result[side]["all"]:
-                pen.ellipse((188 + ms * scale, y + 14, 192 + ms * scale, y + 18), "#222222")
-            pen.text((12, y + 8), f"{side[:-3].replace('_', ' ')}: {middle:.1f} ms", "black", font)
-    sheet.save(path)
+def _output(*command: str) -> str:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main() -> int:
@@ -135,24 +123,25 @@ def main() -> int:
     parser.add_argument("--num-questions", type=int, default=40, help="pairs that count")
     parser.add_argument("--num-drawings", type=int, default=10, help="pairs that count")
     parser.add_argument("--steps", type=int, default=25, help="denoising steps of a drawing")
+    parser.add_argument("--num-threads", type=int, default=os.cpu_count(), help="of each forward pass, on both sides")
     args = parser.parse_args()
+    torch.set_num_threads(args.num_threads)
+    os.environ.update({f"{stage}_NUM_THREADS": str(args.num_threads) for stage in ("ENCODER", "LLM", "DECODER")})
     try:
         with LocalSystem(args.checkpoint, device="cpu") as system, Client(system.address) as client:
             about, model = circumstances(args.checkpoint), UnifiedModel.load(args.checkpoint)
             guidance = read_card(args.checkpoint / "decoder").facts["default_guidance_scale"]
-            draws = range(args.num_drawings + NUM_WARM_UPS)
+            ask, draw = partial(ask_pair, client, model, 32), partial(draw_pair, client, model, args.steps, guidance)
             results = {
-                "ask": measure([ask_pair(client, model, 32, i) for i in range(args.num_questions + NUM_WARM_UPS)]),
-                f"draw, {args.steps} steps": measure(
-                    [draw_pair(client, model, args.steps, guidance, i) for i in draws]
-                ),
+                "ask": measure([ask(i) for i in range(args.num_questions + NUM_WARM_UPS)]),
+                f"draw, {args.steps} steps": measure([draw(i) for i in range(args.num_drawings + NUM_WARM_UPS)]),
             }
     except TriptychError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     args.output.mkdir(parents=True, exist_ok=True)
-    figures = {**about, "load_average_after": os.getloadavg(), "results": results}
-    (args.output / "pipeline_overhead.json").write_text(json.dumps(figures, indent=2) + "\n")
+    more = {"num_threads": args.num_threads, "load_average_after": os.getloadavg(), "results": results}
+    (args.output / "pipeline_overhead.json").write_text(json.dumps(about | more, indent=2) + "\n")
     plot(results, args.output / "pipeline_overhead.png")
     for name, result in results.items():
         medians = [f"{result[side]['median']:.1f} ms" for side in ("four_processes_ms", "one_process_ms")]

@@ -12,13 +12,14 @@ from tests.integration.processes import SERVICES, TRIPTYCH, System, environment
 
 @pytest.fixture(scope="session")
 def system_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With room for a conversation; not to be changed."""
+    """With room for a conversation and for drawings that take a while; not to be changed."""
     import torch  # here: most tests that are run alone need neither
 
     from tests.tiny import write_tiny_checkpoint
 
     torch.set_num_threads(1)
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("system") / "tiny", max_model_len=512)
+    folder = tmp_path_factory.mktemp("system") / "tiny"
+    return write_tiny_checkpoint(folder, max_model_len=512, max_num_inference_steps=300)
 
 
 @pytest.fixture(scope="session")

@@ -45,9 +45,11 @@ def write_tiny_checkpoint(
     version: str = "1.0.0",
     dtype: torch.dtype = torch.float32,
     max_model_len: int = MAX_MODEL_LEN,
+    max_num_inference_steps: int = 50,
 ) -> Path:
     """A system that answers at random; the same seed gives the same weights and spaces."""
     torch.manual_seed(seed)
+    defaults = {"num_inference_steps": 4, "guidance_scale": 2.0, "max_tokens": 16}
     write_checkpoint(
         folder,
         tiny_encoder(),
@@ -58,7 +60,7 @@ def write_tiny_checkpoint(
         spaces=Spaces.of_run("tiny", str(seed)),
         made_by={"recipe": "tiny", "seed": seed},
         dtype=dtype,
-        defaults=Defaults(num_inference_steps=4, guidance_scale=2.0, max_num_inference_steps=50, max_tokens=16),
+        defaults=Defaults(**defaults, max_num_inference_steps=max_num_inference_steps),  # type: ignore[arg-type]
     )
     return folder
 

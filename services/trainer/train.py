@@ -57,7 +57,7 @@ class StageRun:
         self.config = objective.config
         groups = objective.parameter_groups()
         self.optimizer = torch.optim.AdamW(
-            groups,  # type: ignore[arg-type]
+            groups,
             lr=self.config.learning_rate,
             betas=(0.9, self.config.beta2),
             weight_decay=self.config.weight_decay,

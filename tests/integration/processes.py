@@ -23,7 +23,7 @@ ROOT: Final = Path(__file__).parents[2]
 STAGES: Final = ("encoder", "llm", "decoder")
 SERVICES: Final = (*STAGES, "orchestrator")
 TRIPTYCH: Final = (sys.executable, "-c", "from triptych.cli import main; main()")
-PATIENCE_S: Final = 120.0  # a process that imports torch may take this long on a busy machine
+PATIENCE_S: Final = 300.0  # a process that imports torch may take this long on a busy machine
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,10 @@ def test_messages(client: Client, wrong: pb.RespondRequest, says: str) -> None:
     [
         (pb.ImageParams(seed=-1), "image_params.seed is -1, must be 0 to"),
         (pb.ImageParams(num_inference_steps=0), "image_params.num_inference_steps is 0, must be 1 to"),
-        (pb.ImageParams(num_inference_steps=51), "image_params.num_inference_steps is 51, must be 1 to 50 for decoder"),
+        (
+            pb.ImageParams(num_inference_steps=301),
+            "image_params.num_inference_steps is 301, must be 1 to 300 for decoder",
+        ),
         (pb.ImageParams(guidance_scale=-0.5), "image_params.guidance_scale is -0.5, must be 0 to 50"),
         (pb.ImageParams(guidance_scale=float("nan")), "image_params.guidance_scale is nan"),
         (pb.ImageParams(preview_interval=-1), "image_params.preview_interval is -1"),
@@ -146,7 +149,7 @@ def test_message_over_the_size_limit(client: Client, system: System) -> None:
     assert "larger than max" in caught.value.details()  # type: ignore[attr-defined]
 
 
-LONG = Params(seed=1, steps=50, preview_interval=1)
+LONG = Params(seed=1, steps=200, preview_interval=1)
 
 
 def test_client_that_goes_away_mid_drawing(client: Client, system: System) -> None:

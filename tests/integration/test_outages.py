@@ -28,7 +28,7 @@ from triptych.replies import Drawing, Event, ImageStarted, Progress
 from triptych.requests import Params
 from triptych.v1 import orchestrator_pb2 as pb
 
-LONG = Params(seed=1, steps=50, preview_interval=1)
+LONG = Params(seed=1, steps=200, preview_interval=1)
 USES: dict[str, Callable[[Client], object]] = {
     "encoder": lambda client: client.ask(noise(), "what?").text,
     "llm": lambda client: client.ask((), "hello").text,
@@ -125,7 +125,7 @@ def test_sigterm_lets_running_drawings_finish(system: System, tmp_path: Path) ->
     with component("decoder", system.checkpoint, tmp_path) as own:
         addresses = system.components | {"decoder": own.await_serving()}
         with orchestrator(tmp_path, addresses) as front, Client(front.await_serving()) as client:
-            running = [drawing(client)[0] for _ in range(4)]
+            running = [drawing(client)[0] for _ in range(3)]
             own.terminate()
             wait_until(lambda: "draining" in own.log, "the decoder drains")
             with pytest.raises(Unavailable, match="decoder"):

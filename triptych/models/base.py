@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from triptych.errors import CheckpointError
+from triptych.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +158,22 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds no JSON object")
     return values
+
+
+def read_value(path: Path, key: str) -> Any:
+    """One value of a JSON object. Raises CheckpointError naming file and key when it is not there."""
+    values = read_json(path)
+    if key not in values:
+        raise CheckpointError(f"{path}: no {key!r}")
+    return values[key]
+
+
+def read_class(path: Path, key: str, registry: Registry) -> type[Any]:
+    """The class that a config file names. Raises CheckpointError naming the file when it names none that we know."""
+    try:
+        return registry.load(str(read_value(path, key)))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {key}: {error}") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -161,7 +161,7 @@ class _Writer:
 
 def llm_sizes(stage: LlmStage) -> tuple[int, int]:
     """hidden_size and max_model_len."""
-    return int(stage.llm.hidden_size), int(stage.llm.max_model_len)  # type: ignore[arg-type]
+    return int(stage.llm.hidden_size), int(stage.llm.max_model_len)
 
 
 def _check_fit(encoder: EncoderStage, llm: LlmStage, decoder: DecoderStage) -> None:

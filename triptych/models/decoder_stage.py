@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from triptych.errors import CheckpointError
 from triptych.models import DECODERS, HEADS
-from triptych.models.base import GenerationHead, read_json, read_weights
+from triptych.models.base import GenerationHead, read_class, read_weights
 from triptych.models.decoders.latent_diffusion import LatentDiffusion
 from triptych.models.processors import to_pictures
 
@@ -112,11 +113,13 @@ class DecoderStage(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Raises CheckpointError naming what is missing or wrong."""
-        config = read_json(folder / "config.json")
-        head = HEADS.load(config["head"]).load(folder / "head")
-        decoder = DECODERS.load(config["decoder"]).load(folder)
-        null = read_weights(folder / "head" / "null_conditioning.safetensors")["null_conditioning"]
-        return cls(head, decoder, null).eval().requires_grad_(False)
+        config, null = folder / "config.json", folder / "head" / "null_conditioning.safetensors"
+        head = read_class(config, "head", HEADS).load(folder / "head")
+        decoder = read_class(config, "decoder", DECODERS).load(folder)
+        weights = read_weights(null)
+        if "null_conditioning" not in weights:
+            raise CheckpointError(f"{null}: no 'null_conditioning'")
+        return cls(head, decoder, weights["null_conditioning"]).eval().requires_grad_(False)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Writes what `load` reads."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from triptych.errors import CheckpointError
 from triptych.models import ENCODERS, PROJECTORS
-from triptych.models.base import Encoder, Projector, read_json
+from triptych.models.base import Encoder, Projector, read_class, read_value
 from triptych.models.processors import ImageProcessor
 
 
@@ -26,9 +26,11 @@ class EncoderStage(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Reads `vision/` and `projector/`. Raises CheckpointError naming what is missing or wrong."""
-        config = read_json(folder / "config.json")
-        encoder = ENCODERS.load(config["encoder"]).load(folder / "vision", config["feature_layer"])
-        projector = PROJECTORS.load(config["projector"]).load(folder / "projector")
+        config = folder / "config.json"
+        encoder_class = read_class(config, "encoder", ENCODERS)
+        projector_class = read_class(config, "projector", PROJECTORS)
+        encoder = encoder_class.load(folder / "vision", read_value(config, "feature_layer"))
+        projector = projector_class.load(folder / "projector")
         processor = ImageProcessor.load(folder / "vision")
         if processor.size != encoder.image_size:
             raise CheckpointError(

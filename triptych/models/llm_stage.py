@@ -10,7 +10,7 @@ from transformers import Cache
 
 from triptych.card import read_card
 from triptych.models import LLMS
-from triptych.models.base import Llm, read_json
+from triptych.models.base import Llm, read_class
 from triptych.models.text import TextCodec
 from triptych.prompts import ImageSlot, PromptTemplate, Segment, Special
 
@@ -33,12 +33,12 @@ class LlmStage(nn.Module):
     def load(cls, folder: Path) -> Self:
         """A transformers folder with its tokenizer; the template stands in the card's facts."""
         template = PromptTemplate.from_dict(read_card(folder).facts["template"])
-        llm = LLMS.load(read_json(folder / "config.json")["model_type"]).load(folder)
+        llm = read_class(folder / "config.json", "model_type", LLMS).load(folder)
         return cls(llm, TextCodec.load(folder), template).eval().requires_grad_(False)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Writes what `load` reads, but for the card: weights and tokenizer."""
-        self.llm.save(folder, dtype)  # type: ignore[operator]
+        self.llm.save(folder, dtype)
         self.codec.save(folder)
 
     @property

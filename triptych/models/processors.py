@@ -75,4 +75,4 @@ def to_pixels(pictures: NDArray[np.uint8]) -> Tensor:
 def to_pictures(pixels: Tensor) -> NDArray[np.uint8]:
     """Pixels (B, 3, H, W) in [0, 1] to uint8 (B, H, W, 3), rounded as diffusers does."""
     scaled = pixels.float().clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy() * 255
-    return scaled.round().astype(np.uint8)  # type: ignore[no-any-return]
+    return scaled.round().astype(np.uint8)

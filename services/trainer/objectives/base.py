@@ -31,10 +31,10 @@ class Objective(ABC):
         """Optimizer groups; `lr_scale` multiplies the stage's learning rate."""
         return [{"params": [p for p in self.module.parameters() if p.requires_grad], "lr_scale": 1.0}]
 
-    def compile(self) -> None:
+    def compile(self) -> None:  # noqa: B027 (a stage may have nothing to compile)
         """Swaps in compiled forward passes; by default there are none."""
 
-    def uncompile(self) -> None:
+    def uncompile(self) -> None:  # noqa: B027
         """Goes back to the plain ones."""
 
     @abstractmethod

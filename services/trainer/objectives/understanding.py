@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from services.trainer.config import Group, Recipe, UnderstandingStage
 from services.trainer.data.blocks.world import Scene, Split

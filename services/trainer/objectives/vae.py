@@ -52,7 +52,7 @@ class VaeObjective(Objective):
 
     @property
     def module(self) -> nn.Module:
-        return self.vae
+        return self.vae  # type: ignore[no-any-return]
 
     def backward(self, step: int) -> dict[str, Tensor]:
         pixels = crowded_pixels(random.Random(f"vae/{self.recipe.seed}/{step}"), self.config)

@@ -3,80 +3,15 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from services.trainer.config import Stage
-from services.trainer.objectives.base import Objective
 from services.trainer.train import Ema, MetricsLog, StageRun, compile_checked, learning_rate, train_stage
-from tests.services.trainer.tiny_recipe import tiny_recipe
+from tests.services.trainer.toy import CONFIG, STEPS, LosesGradients, Stop, Toy
 from triptych.errors import FailedPrecondition, InvalidArgument
-
-STEPS = 11
-CONFIG: dict[str, Any] = {
-    "steps": STEPS,
-    "batch_size": 4,
-    "learning_rate": 0.05,
-    "warmup_steps": 2,
-    "save_every": 3,
-    "evaluate_every": 4,
-    "ema_decay": 0.9,
-}
-
-
-class Stop(Exception):
-    """The run was killed."""
-
-
-class Toy(Objective):
-    """Fits y = sum(x) with a small network; a frozen layer stands in front of it."""
-
-    name = "toy"
-
-    def __init__(self, stop_at: int | None = None, **changed: Any) -> None:
-        super().__init__(tiny_recipe(), {})
-        self.stop_at = stop_at
-        self._config = Stage(**(CONFIG | changed))
-        torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
-        self.model[0].requires_grad_(False)
-        self.steps: list[int] = []
-        self.judged: list[Tensor] = []
-
-    @property
-    def config(self) -> Stage:
-        return self._config
-
-    @property
-    def module(self) -> nn.Module:
-        return self.model
-
-    def parameter_groups(self) -> list[dict[str, object]]:
-        return [
-            {"params": list(self.model[1].parameters()), "lr_scale": 1.0},
-            {"params": list(self.model[3].parameters()), "lr_scale": 0.5},
-        ]
-
-    def backward(self, step: int) -> dict[str, Tensor]:
-        if step == self.stop_at:
-            raise Stop
-        self.steps.append(step)
-        x = torch.randn(self.config.batch_size, 3, generator=torch.Generator().manual_seed(step))
-        loss = (self.model(x) - x.sum(1, keepdim=True)).square().mean()
-        loss.backward()
-        return {"loss": loss}
-
-    def evaluate(self) -> dict[str, float]:
-        assert not self.model.training
-        self.judged.append(self.model[1].weight.detach().clone())
-        return {"accuracy": 0.5}
-
-    def write(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(self.model.state_dict(), folder / "weights.pt")
 
 
 def train(toy: Toy, folder: Path, digest: str = "d") -> list[dict[str, float]]:
@@ -174,7 +109,7 @@ def test_a_gate_on_an_unknown_figure_is_named(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     toy = Toy()
     with torch.no_grad():
-        toy.model[3].weight.fill_(math.inf)
+        toy.last.weight.fill_(math.inf)
     with pytest.raises(FailedPrecondition, match="toy: gradient norm .* at step 0"):
         train(toy, tmp_path)
     assert not (tmp_path / "state.pt").exists()
@@ -260,51 +195,24 @@ def test_the_average_is_judged_and_written_and_training_goes_on_without_it(tmp_p
     run = StageRun(toy, tmp_path, "d")
     for _ in range(5):
         run.advance()
-    own = toy.model[1].weight.detach().clone()
+    own = toy.first.weight.detach().clone()
     with run.averaged():
-        assert torch.equal(toy.model[1].weight, run.ema.weights["1.weight"])  # type: ignore[union-attr]
-        assert not torch.equal(toy.model[1].weight, own)
+        assert torch.equal(toy.first.weight, run.ema.weights["1.weight"])  # type: ignore[union-attr]
+        assert not torch.equal(toy.first.weight, own)
         assert not toy.model.training
-    assert torch.equal(toy.model[1].weight, own)
+    assert torch.equal(toy.first.weight, own)
     assert toy.model.training
 
 
 def test_without_average(tmp_path: Path) -> None:
     toy = Toy(ema_decay=0.0)
     train(toy, tmp_path)
-    assert torch.equal(written(tmp_path)["1.weight"], toy.model[1].weight)
-
-
-class Compiled(Toy):
-    """A toy whose compiled form loses a gradient, as torch's CPU compiler has been seen to do."""
-
-    def __init__(self, loses: str) -> None:
-        super().__init__(ema_decay=0.0)
-        self.loses = loses
-        self.compiled = False
-
-    def compile(self) -> None:
-        self.compiled = True
-
-    def uncompile(self) -> None:
-        self.compiled = False
-
-    def backward(self, step: int) -> dict[str, Tensor]:
-        figures = super().backward(step)
-        weight = self.model[1].weight
-        if self.compiled and weight.grad is not None:
-            if self.loses == "to zeros":
-                weight.grad.zero_()
-            elif self.loses == "to noise":
-                weight.grad.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
-            elif self.loses == "altogether":
-                weight.grad = None
-        return figures
+    assert torch.equal(written(tmp_path)["1.weight"], toy.first.weight)
 
 
 @pytest.mark.parametrize("loses", ["to zeros", "to noise", "altogether", "nothing"])
 def test_compiled_code_that_loses_gradients_is_not_used(loses: str) -> None:
-    toy = Compiled(loses)
+    toy = LosesGradients(loses)
     before = {key: value.clone() for key, value in toy.model.state_dict().items()}
     assert compile_checked(toy, 0) == toy.compiled == (loses == "nothing")
     assert all(p.grad is None for p in toy.model.parameters())

@@ -1,4 +1,4 @@
-"""Understanding is transformers' LlavaForConditionalGeneration: the same weights by name, the same logits and tokens."""
+"""Understanding is transformers' LlavaForConditionalGeneration: same weights by name, same logits and tokens."""
 
 import pytest
 import torch
@@ -61,7 +61,6 @@ class Pair:
         config = LlavaConfig(
             vision_config=vision,
             text_config=text,
-            image_token_id=IMAGE_ID,
             image_token_index=IMAGE_ID,
             vision_feature_layer=-2,
             vision_feature_select_strategy="full",

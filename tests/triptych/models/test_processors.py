@@ -95,7 +95,7 @@ def test_pixels_and_pictures_are_each_other_s_inverse() -> None:
     pictures = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
     pixels = to_pixels(pictures)
     assert pixels.shape == (1, 3, 16, 16)
-    assert (pixels.min(), pixels.max()) == (-1, 1)
+    assert (pixels.min().item(), pixels.max().item()) == (-1, 1)
     assert np.array_equal(to_pictures(pixels / 2 + 0.5), pictures)  # every one of the 256 levels
     colours = noise(5, 7)[None]
     assert np.array_equal(to_pictures(to_pixels(colours) / 2 + 0.5), colours)

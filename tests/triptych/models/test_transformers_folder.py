@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,9 +57,9 @@ def test_extra_buffers_of_older_versions_are_tolerated(tmp_path: Path) -> None:
 
 def test_siglip_with_the_prefix_of_older_versions(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    vision = tiny.tiny_encoder().encoder.vision
+    vision: Any = tiny.tiny_encoder().encoder.vision
     write_transformers(vision, tmp_path, torch.float32)
-    weights = {f"vision_model.{key}": value for key, value in vision.state_dict().items()}  # type: ignore[operator]
+    weights = {f"vision_model.{key}": value for key, value in vision.state_dict().items()}
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     loaded = read_transformers(SiglipVisionModel, tmp_path).state_dict()
     assert all(torch.equal(loaded[key.removeprefix("vision_model.")], value) for key, value in weights.items())
@@ -66,18 +67,21 @@ def test_siglip_with_the_prefix_of_older_versions(tmp_path: Path) -> None:
 
 def test_old_names_in_the_vae(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    vae = tiny.tiny_decoder().decoder.vae
+    vae: Any = tiny.tiny_decoder().decoder.vae
     write_transformers(vae, tmp_path, torch.float32)
     path = tmp_path / "diffusion_pytorch_model.safetensors"
-    renamed = {}
-    for key, value in load_file(path).items():
-        for new, old in LEGACY.items():
-            key = key.replace(f"attentions.0.{new}.", f"attentions.0.{old}.")
-        renamed[key] = value
-    assert sum(".query." in key for key in renamed) == 4
+    weights = load_file(path)
+    renamed = {
+        key.replace(f".0.{new}.", f".0.{old}."): weights[key]
+        for new, old in LEGACY.items()
+        for key in weights
+        if f"attentions.0.{new}." in key
+    }
+    assert len(renamed) == 16
+    renamed |= {key: value for key, value in weights.items() if not any(f"attentions.0.{n}." in key for n in LEGACY)}
     save_file(renamed, path)
     loaded = read_diffusers(AutoencoderKL, tmp_path).state_dict()
-    assert all(torch.equal(loaded[key], value) for key, value in vae.state_dict().items())  # type: ignore[operator]
+    assert all(torch.equal(loaded[key], value) for key, value in vae.state_dict().items())
 
 
 def test_a_vae_without_scaling_factor_has_stable_diffusion_s(tmp_path: Path) -> None:

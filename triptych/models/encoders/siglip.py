@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from triptych.errors import CheckpointError
 from triptych.models.base import Encoder
 from triptych.models.transformers_folder import read_transformers, write_transformers
 
@@ -21,8 +22,7 @@ class SiglipEncoder(Encoder):
 
     def __init__(self, config: SiglipVisionConfig, feature_layer: int = -2) -> None:
         super().__init__()
-        if not -config.num_hidden_layers - 1 <= feature_layer < 0:
-            raise ValueError(f"feature_layer {feature_layer}: out of -{config.num_hidden_layers + 1}..-1")
+        _check_feature_layer(config, feature_layer)
         self.vision = SiglipVisionModel(config)
         self.feature_layer = feature_layer
 
@@ -52,6 +52,10 @@ class SiglipEncoder(Encoder):
     @classmethod
     def load(cls, folder: Path, feature_layer: int = -2) -> Self:
         vision = read_transformers(SiglipVisionModel, folder)
+        try:
+            _check_feature_layer(vision.config, feature_layer)
+        except ValueError as error:
+            raise CheckpointError(f"{folder}: {error}") from error
         encoder = cls.__new__(cls)
         super(Encoder, encoder).__init__()
         encoder.vision, encoder.feature_layer = vision, feature_layer
@@ -59,3 +63,8 @@ class SiglipEncoder(Encoder):
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         write_transformers(self.vision, folder, dtype)
+
+
+def _check_feature_layer(config: SiglipVisionConfig, feature_layer: int) -> None:
+    if not -config.num_hidden_layers - 1 <= feature_layer < 0:
+        raise ValueError(f"feature_layer {feature_layer}: out of -{config.num_hidden_layers + 1}..-1")

@@ -32,14 +32,8 @@ def many(kind: str, number: int = 60) -> list[Sample]:
 
 
 def text(sample: Sample, template: PromptTemplate) -> str:
-    parts = [
-        s.text if isinstance(s, Text) else s.token if isinstance(s, Special) else "#" for s in words(sample, template)
-    ]
-    return "".join(parts)
-
-
-def words(sample: Sample, template: PromptTemplate) -> list[Text | Special | ImageSlot]:
-    return told_in_words(sample, template)
+    segments = told_in_words(sample, template)
+    return "".join(s.text if isinstance(s, Text) else s.token for s in segments if not isinstance(s, ImageSlot))
 
 
 def test_turns_become_messages() -> None:
@@ -107,7 +101,7 @@ def test_an_edit_leaves_the_rest_of_its_picture() -> None:
 @pytest.mark.parametrize("template", TEMPLATES[:4:3], ids=["after_bos", "turn_start"])
 def test_told_in_words(kind: str, template: PromptTemplate) -> None:
     for sample in many(kind, 30):
-        segments = words(sample, template)
+        segments = told_in_words(sample, template)
         assert not any(isinstance(segment, ImageSlot) for segment in segments)
         specials = {segment.token for segment in segments if isinstance(segment, Special)}
         assert not specials & set(template.image_tokens)

@@ -49,7 +49,7 @@ def test_the_table_is_whole() -> None:
 
 @pytest.mark.parametrize("stage", OBJECTIVES)
 def test_same_seed_same_losses(stage: str, upstream: Path, tmp_path: Path) -> None:
-    runs = []
+    runs: list[list[dict[str, float]]] = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(runs))  # whatever else the process has drawn
         own = made(stage, upstream, seed=seed)

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from services.trainer.config import Group
 from services.trainer.data.blocks.render import render
+from services.trainer.data.blocks.world import Scene
 from services.trainer.data.samples import make_sample
 from services.trainer.data.tokens import IGNORE
 from services.trainer.objectives.multimodal import MultimodalObjective
@@ -56,7 +57,8 @@ def rows_alone(own: MultimodalObjective, batch: Batch) -> list[tuple[Tensor, Ten
 def recomputed(own: MultimodalObjective, step: int) -> tuple[Tensor, Tensor]:
     """L_und and L_gen."""
     batches, rng = batches_of(own, step)
-    logits, labels, states, embeds, targets, chosen = [], [], [], [], [], []
+    logits, labels, states, embeds = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
+    targets, chosen = list[tuple[Scene, int]](), list[int]()
     first, *others = own.llm_stage.img_ids
     for group, batch in zip(own.config.groups, batches, strict=True):
         own_numbers = range(len(targets), len(targets) + len(batch.targets))
@@ -135,16 +137,17 @@ def test_img_states_stand_at_the_img_tokens(upstream: Path) -> None:
             assert row == list(range(row[0], row[0] + K))
             ids = batch.ids.flatten()
             assert ids[row].tolist() == own.llm_stage.img_ids
-            assert (ids[row[0] - 1], ids[row[-1] + 1]) == (own.llm_stage.soi_id, own.llm_stage.image_ids[-1])
+            around = ids[[row[0] - 1, row[-1] + 1]].tolist()
+            assert around == [own.llm_stage.soi_id, own.llm_stage.image_ids[-1]]
             torch.testing.assert_close(embeds[index], own.llm_stage.embed_ids(own.llm_stage.img_ids)[0])
 
 
 @pytest.mark.parametrize("kind", ["draw", "edit"])
 @torch.no_grad()
-def test_serving_hands_over_what_training_saw(kind: str, upstream: Path) -> None:
+def test_serving_hands_over_what_training_saw(kind: Any, upstream: Path) -> None:
     """[IMG] states under teacher forcing are those that generation gives to the decoder."""
     own = made(upstream)
-    group = Group(kind=kind, batch_size=1, max_tokens=160)  # type: ignore[arg-type]
+    group = Group(kind=kind, batch_size=1, max_tokens=160)
     batch = own.batch(group, random.Random(5), "train")
     sample = make_sample(kind, random.Random(5), "train", 1, own.config.auto_task_share)
     pixels = own.encoder_stage.preprocess([Image.fromarray(picture) for picture in sample.pictures()])
@@ -197,7 +200,7 @@ def test_what_it_writes_loads_again(upstream: Path, tmp_path: Path) -> None:
     pairs: list[tuple[torch.nn.Module, torch.nn.Module]] = [
         (EncoderStage.load(tmp_path / "encoder"), own.encoder_stage),
         (DecoderStage.load(tmp_path / "decoder"), own.decoder_stage),
-        (type(own.llm_stage.llm).load(tmp_path / "llm"), own.llm_stage.llm),  # type: ignore[operator]
+        (type(own.llm_stage.llm).load(tmp_path / "llm"), own.llm_stage.llm),
     ]
     for loaded, trained in pairs:
         state = trained.state_dict()

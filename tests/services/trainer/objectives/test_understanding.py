@@ -32,7 +32,8 @@ def test_the_loss_is_transformers(upstream: Path) -> None:
     embeds = own.llm_stage.llm.embed(batch.ids)
     seen = own.encoder_stage(own.encoder_stage.preprocess(batch.seen))
     embeds[batch.ids == own.rows.image_id] = seen.flatten(0, 1)
-    logits = own.llm_stage.llm.causal_lm(inputs_embeds=embeds).logits
+    llm: Any = own.llm_stage.llm
+    logits = llm.causal_lm(inputs_embeds=embeds).logits
     wanted = cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORE)
     loss, figures = own.losses([batch], 0, random.Random(0))
     torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-5)

@@ -1,14 +1,20 @@
 """The VAE's loss term by term, and the scale its latents are handed on with."""
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from torch import Tensor
 
-from services.trainer.objectives.vae import VaeObjective, read_back, weighted_l1
+from services.trainer.data.blocks.render import render
+from services.trainer.data.blocks.world import sample_scene
+from services.trainer.objectives.vae import MARGIN, VaeObjective, crowded_pixels, read_back, weighted_l1
 from tests.services.trainer.tiny_recipe import objective, tiny_recipe
+from triptych.models.processors import to_pixels
 
 
 def made(upstream: Path, **changed: Any) -> VaeObjective:
@@ -16,18 +22,27 @@ def made(upstream: Path, **changed: Any) -> VaeObjective:
     return own
 
 
-def test_coloured_pixels_weigh_more() -> None:
-    pixels = torch.zeros(1, 3, 1, 2)
-    pixels[0, :, 0, 0] = torch.tensor([1.0, -1.0, -1.0])  # red; the other one is grey
-    output = pixels + torch.tensor([0.1, 0.2]).reshape(1, 1, 1, 2)
-    assert weighted_l1(output, pixels, 5.0).item() == pytest.approx((5 * 0.1 + 0.2) / 2)
-    assert weighted_l1(output, pixels, 1.0).item() == pytest.approx(0.15)
+def pictures(number: int) -> Tensor:
+    rng = random.Random(0)
+    return to_pixels(np.stack([render(sample_scene(rng, "train"), seed) for seed in range(number)]))
+
+
+def test_coloured_pixels_and_their_surroundings_weigh_more() -> None:
+    pixels = torch.zeros(1, 3, 1, 20)
+    pixels[0, :, 0, 10] = torch.tensor([1.0, -1.0, -1.0])  # red; all others are grey
+    near = 2 * MARGIN + 1
+    output = pixels + 0.1
+    assert weighted_l1(output, pixels, 5.0).item() == pytest.approx(0.1 * (5 * near + 20 - near) / 20)
+    assert weighted_l1(output, pixels, 1.0).item() == pytest.approx(0.1)
+    output = pixels.clone()
+    output[..., 10 + MARGIN + 1] += 1  # just outside
+    assert weighted_l1(output, pixels, 5.0).item() == pytest.approx(1 / 20)
 
 
 @torch.no_grad()
 def test_loss(upstream: Path) -> None:
     own = made(upstream, kl_weight=0.01)
-    pixels = own.pixels("train", range(2), "x")
+    pixels = pictures(2)
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     figures = own._loss(pixels, noise)
     posterior = own.vae.encode(pixels).latent_dist
@@ -40,13 +55,17 @@ def test_loss(upstream: Path) -> None:
 @torch.no_grad()
 def test_posteriors_start_narrow(upstream: Path) -> None:
     own = made(upstream)
-    assert own.vae.encode(own.pixels("train", range(4), "x")).latent_dist.std.max() < 0.2
+    assert own.vae.encode(pictures(4)).latent_dist.std.max() < 0.2
 
 
-def test_pixels_are_the_vae_s(upstream: Path) -> None:
-    pixels = made(upstream).pixels("train", range(3), "x")
-    assert pixels.shape == (3, 3, 64, 64)
+def test_batches_are_in_the_vae_s_range_and_crowded() -> None:
+    config = tiny_recipe(vae={"batch_size": 6}).vae
+    pixels = crowded_pixels(random.Random(0), config)
+    assert pixels.shape == (6, 3, 64, 64)
     assert -1 <= pixels.min() < -0.5 < 0.5 < pixels.max() <= 1
+    assert torch.equal(pixels, crowded_pixels(random.Random(0), config))
+    chroma = [(p.amax(1) - p.amin(1) > 0.5).float().mean() for p in (pixels, pictures(6))]
+    assert chroma[0] > chroma[1]
 
 
 @torch.no_grad()
@@ -55,8 +74,8 @@ def test_what_it_writes_loads_again_with_unit_variance(upstream: Path, tmp_path:
     own.write(tmp_path)
     vae = AutoencoderKL.from_pretrained(str(tmp_path))
     assert all(torch.equal(value, own.vae.state_dict()[key]) for key, value in vae.state_dict().items())
-    latents = vae.encode(own.pixels("train", range(512), "vae/scale")).latent_dist.mean * vae.config.scaling_factor
-    assert latents.std().item() == pytest.approx(1, abs=1e-3)
+    latents = vae.encode(pictures(64)).latent_dist.mean * vae.config.scaling_factor
+    assert latents.std().item() == pytest.approx(1, abs=0.1)
 
 
 def test_figures(upstream: Path) -> None:
