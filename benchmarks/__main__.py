@@ -1,7 +1,7 @@
 """What the four processes cost: `python -m benchmarks` times the same requests through them and through the same model
 in this one process, turn about in one run, so that both see the same machine in the same mood.
 
-Writes pipeline_overhead.json and pipeline_overhead.png; `ratio` is the median over the pairs of (four processes / one).
+Writes pipeline_overhead.json and .png; `ratio` is the median over the pairs of (four processes / one).
 """
 
 import argparse
@@ -25,8 +25,8 @@ import torch
 from PIL import Image
 
 from benchmarks.plot import plot
-from services.trainer.data.blocks.language import draw_request
 from services.trainer.data.blocks import questions
+from services.trainer.data.blocks.language import draw_request
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import sample_scene
 from triptych.card import read_card
@@ -61,9 +61,8 @@ def draw_pair(client: Client, model: UnifiedModel, steps: int, guidance: float, 
     text = draw_request(sample_scene(rng, "held_out"), rng)
 
     def served() -> list[Any]:
-        reply = client.chat().send(
-            text, (), "generate", Params(seed=index, steps=steps, guidance=guidance, max_tokens=8)
-        )
+        params = Params(seed=index, steps=steps, guidance=guidance, max_tokens=8)
+        reply = client.chat().send(text, (), "generate", params)
         return [np.asarray(Image.open(io.BytesIO(drawing.png))).tolist() for drawing in reply.images]
 
     def direct() -> list[Any]:
@@ -108,7 +107,7 @@ def circumstances(checkpoint: Path) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         "machine": {"system": platform.platform(), "cpu": cpus[0] if cpus else "", "num_cpus": os.cpu_count()},
         "load_average_before": os.getloadavg(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time_utc": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
     }
 
 
@@ -144,9 +143,8 @@ def main() -> int:
     (args.output / "pipeline_overhead.json").write_text(json.dumps(about | more, indent=2) + "\n")
     plot(results, args.output / "pipeline_overhead.png")
     for name, result in results.items():
-        medians = [f"{result[side]['median']:.1f} ms" for side in ("four_processes_ms", "one_process_ms")]
-        print(f"{name}: {' against '.join(medians)}, ratio {result['ratio']:.2f}; ", end="")
-        print(f"{result['num_equal_results']} of {result['num_pairs']} results equal")
+        equal = f"{result['num_equal_results']} of {result['num_pairs']} results equal"
+        print(f"{name}: {result['ratio']:.2f} times, {result['overhead_ms']:+.1f} ms; {equal}")
     return 0
 
 

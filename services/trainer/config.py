@@ -68,6 +68,8 @@ class UnetStage(Stage):
     conditioning_size: int = 128
     text_layers: int = 3
     condition_dropout: float = Field(0.1, ge=0, lt=1)
+    free_caption_share: float = Field(0.0, ge=0, le=1, description="captions in free wording; the others are dense")
+    timestep_power: float = Field(1.0, gt=0, description="below 1: more of the noise levels where captions matter")
 
 
 class EncoderStage(Stage):

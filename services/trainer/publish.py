@@ -1,6 +1,5 @@
 """The last stage: trained parts become a checkpoint that services load, and its held-out figures are taken."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from services.trainer.config import Recipe
+from services.trainer.done import write_done
 from services.trainer.evaluate import evaluate_checkpoint
 from triptych.models import LLMS
 from triptych.models.base import read_json
@@ -49,12 +49,8 @@ def publish(recipe: Recipe, folder: Path, digest: str, report: Callable[[dict[st
         ),
     )
     results = evaluate_checkpoint(recipe.out, config.num_eval_scenes, report)
-    done = {
-        "digest": digest,
-        "evaluation": {name: asdict(share) for name, share in results.items()},
-        "seconds": round(time.monotonic() - start, 1),
-    }
-    (folder / "done.json").write_text(json.dumps(done, indent=2) + "\n")
+    counts = {name: asdict(share) for name, share in results.items()}
+    write_done(folder, digest, counts, time.monotonic() - start)
 
 
 def _llm_stage(folder: Path, template: PromptTemplate) -> LlmStage:

@@ -1,9 +1,9 @@
 """The stages of a recipe: which there are, what each needs, where each keeps its work."""
 
-import json
 from pathlib import Path
 
 from services.trainer.config import Recipe
+from services.trainer.done import done_digest
 from triptych.registry import Registry
 
 OBJECTIVES = Registry(
@@ -45,8 +45,7 @@ def digest(recipe: Recipe, stage: str) -> str:
 
 def is_done(recipe: Recipe, stage: str) -> bool:
     """Whether this recipe's settings, not others, have finished the stage."""
-    path = recipe.folder / stage / "done.json"
-    return path.exists() and json.loads(path.read_text())["digest"] == digest(recipe, stage)
+    return done_digest(recipe.folder / stage) == digest(recipe, stage)
 
 
 def inputs(recipe: Recipe, stage: str) -> dict[str, Path]:

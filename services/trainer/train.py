@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from services.trainer.config import Stage
+from services.trainer.done import write_done
 from services.trainer.objectives.base import Objective
 from triptych.errors import FailedPrecondition, InvalidArgument
 
@@ -175,8 +176,7 @@ def train_stage(objective: Objective, folder: Path, digest: str, report: Report)
         evaluation = evaluation or objective.evaluate()
         _check_gate(objective.name, config.gate, evaluation)
         objective.write(folder / "out")
-    done = {"digest": digest, "evaluation": evaluation, "steps": run.step, "seconds": log.total_seconds()}
-    (folder / "done.json").write_text(json.dumps(done, indent=2) + "\n")
+    write_done(folder, digest, evaluation, log.total_seconds())
     return evaluation
 
 

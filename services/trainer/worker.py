@@ -10,6 +10,7 @@ import torch
 
 from services.trainer.config import Recipe
 from services.trainer.data.tokens import train_tokenizer
+from services.trainer.done import write_done
 from services.trainer.stages import NEEDS, OBJECTIVES, digest, inputs, is_done
 from services.trainer.train import train_stage
 from triptych.errors import FailedPrecondition
@@ -47,9 +48,4 @@ def _tokenizer(recipe: Recipe, folder: Path) -> None:
     template = PromptTemplate(**recipe.template.model_dump())
     config = recipe.tokenizer
     size = train_tokenizer(template, config.vocab_size, config.num_conversations, recipe.seed, folder / "out")
-    done = {
-        "digest": digest(recipe, "tokenizer"),
-        "evaluation": {"vocab_size": size},
-        "seconds": round(time.monotonic() - start, 1),
-    }
-    (folder / "done.json").write_text(json.dumps(done, indent=2) + "\n")
+    write_done(folder, digest(recipe, "tokenizer"), {"vocab_size": size}, time.monotonic() - start)

@@ -126,5 +126,8 @@ def siglip_config(config: EncoderStage, vocab_size: int) -> SiglipConfig:
         "num_attention_heads": 4,
         "max_position_embeddings": config.max_caption_tokens,
         "projection_size": config.hidden_size,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
     }
     return SiglipConfig(text_config=text, vision_config=vision)

@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from services.trainer.config import Recipe, UnetStage
-from services.trainer.data.blocks.language import caption
+from services.trainer.data.blocks.language import caption, dense_caption
 from services.trainer.data.blocks.reader import judge
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import Scene, sample_scene
@@ -38,7 +38,9 @@ NOISE_SCHEDULE = {
 
 class DiffusionObjective(Objective):
     """Latent diffusion's loss (Rombach et al. 2022, eq. 3): text encoder and UNet learn together, captions dropped at
-    `condition_dropout` so that guidance has something to guide from."""
+    `condition_dropout` so that guidance has something to guide from.
+
+    Never compiled: torch 2.13's CPU compiler gets the UNet's gradients wrong."""
 
     name = "unet"
     needs = ("tokenizer", "vae")
@@ -56,7 +58,6 @@ class DiffusionObjective(Objective):
         self.text.set_attn_implementation("eager")
         self.trained = nn.ModuleDict({"unet": unet, "text": self.text})
         self.noise_scheduler = self.decoder.noise_scheduler()
-        self.uncompile()
         self._pool: list[tuple[Scene, Tensor]] = []
 
     @property
@@ -67,26 +68,22 @@ class DiffusionObjective(Objective):
     def module(self) -> nn.Module:
         return self.trained
 
-    def compile(self) -> None:
-        self._forward = torch.compile(self._loss, dynamic=False)
-
-    def uncompile(self) -> None:
-        self._forward = self._loss
-
     def backward(self, step: int) -> dict[str, Tensor]:
         rng = random.Random(f"unet/{self.recipe.seed}/{step}")
         generator = torch.Generator().manual_seed(rng.getrandbits(31))
         chosen = [rng.choice(self.pool()) for _ in range(self.config.batch_size)]
         dropped = [rng.random() < self.config.condition_dropout for _ in chosen]
-        ids = self.text_ids(["" if drop else caption(s, rng) for (s, _), drop in zip(chosen, dropped, strict=True)])
+        free = [rng.random() < self.config.free_caption_share for _ in chosen]
+        told = [caption(s, rng) if f else dense_caption(s) for (s, _), f in zip(chosen, free, strict=True)]
+        ids = self.text_ids(["" if drop else text for text, drop in zip(told, dropped, strict=True)])
         latents = torch.stack([latent for _, latent in chosen])
         noise = torch.randn(latents.shape, generator=generator)
-        timesteps = torch.randint(
-            0, self.noise_scheduler.config.num_train_timesteps, (len(chosen),), generator=generator
-        )
+        shares = torch.rand(len(chosen), generator=generator) ** self.config.timestep_power
+        num_timesteps = self.noise_scheduler.config.num_train_timesteps
+        timesteps = (shares * num_timesteps).long().clamp(max=num_timesteps - 1)  # a share may round up to 1
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = self._forward(ids, noisy.to(memory_format=torch.channels_last), timesteps, noise)
+            loss = self._loss(ids, noisy.to(memory_format=torch.channels_last), timesteps, noise)
         loss.backward()
         return {"loss": loss}
 
@@ -121,7 +118,7 @@ class DiffusionObjective(Objective):
         """Blocks drawn right and whole scenes right, from held-out captions."""
         rng = random.Random("unet/evaluate")
         scenes = [sample_scene(rng, "held_out") for _ in range(NUM_EVAL)]
-        ids = self.text_ids([caption(scene, rng) for scene in scenes])
+        ids = self.text_ids([dense_caption(scene) for scene in scenes])
         conditioning = self.text(input_ids=ids).last_hidden_state
         pictures = sample_pictures(self.decoder, conditioning, self.null_conditioning(), list(range(NUM_EVAL)), 25, 3.0)
         verdicts = [judge(picture, scene) for picture, scene in zip(pictures, scenes, strict=True)]

@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 from transformers import CLIPTextModel
 
 from services.trainer.config import Group, MultimodalStage, Recipe
-from services.trainer.data.blocks.language import canonical_caption
+from services.trainer.data.blocks.language import dense_caption
 from services.trainer.data.blocks.reader import Verdict, judge
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import Scene
@@ -78,11 +78,10 @@ class MultimodalObjective(UnderstandingObjective):
     def compile(self) -> None:
         super().compile()
         self.head = torch.compile(self.decoder_stage.head, dynamic=False)
-        self.denoise = torch.compile(self.decoder_stage.decoder, dynamic=False)
 
     def uncompile(self) -> None:
         super().uncompile()
-        self.head, self.denoise = self.decoder_stage.head, self.decoder_stage.decoder
+        self.head = self.decoder_stage.head
 
     @property
     def config(self) -> MultimodalStage:
@@ -141,11 +140,11 @@ class MultimodalObjective(UnderstandingObjective):
         num_timesteps = self.noise_scheduler.config.num_train_timesteps
         timesteps = torch.randint(0, num_timesteps, (len(latents),), generator=generator)
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps).to(memory_format=torch.channels_last)
-        return mse_loss(self.denoise(noisy, timesteps, conditioning.repeat(draws, 1, 1)).float(), noise)
+        return mse_loss(self.decoder_stage.decoder(noisy, timesteps, conditioning.repeat(draws, 1, 1)).float(), noise)
 
     @torch.no_grad()
     def _text_conditioning(self, scenes: list[Scene]) -> Tensor:
-        captions = [canonical_caption(scene) for scene in scenes]
+        captions = [dense_caption(scene) for scene in scenes]
         ids = caption_ids(self.llm_stage.codec, captions, self.recipe.unet.conditioning_length)
         return self.text(input_ids=ids).last_hidden_state.float()  # type: ignore[no-any-return]
 

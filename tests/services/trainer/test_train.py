@@ -98,7 +98,7 @@ def test_a_missed_gate_writes_nothing(tmp_path: Path) -> None:
 
 def test_a_gate_that_is_reached(tmp_path: Path) -> None:
     train(Toy(gate={"accuracy": 0.5}), tmp_path)
-    assert json.loads((tmp_path / "done.json").read_text())["steps"] == STEPS
+    assert json.loads((tmp_path / "done.json").read_text())["evaluation"] == {"accuracy": 0.5}
 
 
 def test_a_gate_on_an_unknown_figure_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from services.trainer.data.blocks.words import (
     shape_word,
     size_word,
 )
-from services.trainer.data.blocks.world import Block, Scene
+from services.trainer.data.blocks.world import CELLS, Block, Scene
 
 Attribute = Literal["shape", "colour", "size", "cell"]
 ATTRIBUTES: tuple[Attribute, ...] = get_args(Attribute)
@@ -155,3 +155,12 @@ def _joined(parts: list[str]) -> str:
 
 def _stopped(text: str, rng: random.Random) -> str:
     return f"{text}." if rng.random() < 0.5 else text
+
+
+def dense_caption(scene: Scene) -> str:
+    """Everything there is to say, cell by cell in reading order and three words each, then the background."""
+    cells = []
+    for cell in range(len(CELLS)):
+        block = scene.block_at(cell)
+        cells.append(f"{block.size} {block.colour} {block.shape}" if block else "no block there")
+    return f"{' '.join(cells)} on a {scene.background} background"

@@ -94,6 +94,7 @@ def recomputed(own: MultimodalObjective, step: int) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def test_the_loss_is_the_paper_s(weight: float, upstream: Path) -> None:
     own = made(upstream, generation_weight=weight)
+    own.decoder_stage.head.get_submodule("model").get_parameter("weight").mul_(100)  # an untrained UNet hardly listens
     batches, rng = batches_of(own, 3)
     loss, figures = own.losses(batches, 3, rng)
     und, gen = recomputed(own, 3)
@@ -101,6 +102,11 @@ def test_the_loss_is_the_paper_s(weight: float, upstream: Path) -> None:
     torch.testing.assert_close(figures["generation"], gen, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(loss, und + weight * gen, rtol=1e-5, atol=1e-5)
     assert "align" not in figures
+    states = own.img_states
+    own.img_states = lambda batch, hidden: states(batch, hidden.roll(1, 1))  # type: ignore[method-assign]
+    batches, rng = batches_of(own, 3)
+    shifted = own.losses(batches, 3, rng)[1]["generation"]  # from the positions before, as MGIE does
+    assert (shifted - gen).abs() > 1e-3
 
 
 def test_the_default_weight_is_a_half(upstream: Path) -> None:

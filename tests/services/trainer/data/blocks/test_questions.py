@@ -95,7 +95,7 @@ def test_answers_come_from_their_kind(kind: str) -> None:
     scenes = [sample_scene(rng, "train", 1) for _ in range(400)] + [sample_scene(rng, "train") for _ in range(400)]
     answers: set[str] = set()
     for scene in scenes:
-        if kind != "position" or len(set((b.shape, b.colour, b.size) for b in scene.blocks)) > 1:
+        if kind != "position" or len({(b.shape, b.colour, b.size) for b in scene.blocks}) > 1:
             question = ask(scene, rng, kind)  # type: ignore[arg-type]
             assert question.kind == kind
             answers.add(question.answer)
