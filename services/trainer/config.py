@@ -85,6 +85,9 @@ class EncoderStage(Stage):
     text_layers: int = 2
     group_size: int = Field(4, ge=1)
     max_caption_tokens: int = 48
+    num_crowds: int = Field(0, ge=0, description="crowded pictures captioned in every batch; 0: no captioning")
+    filled_cells: float = Field(0.6, ge=0, le=1)
+    captioning_weight: float = Field(8.0, ge=0)
 
 
 class LlmStage(Stage):

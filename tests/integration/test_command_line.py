@@ -1,5 +1,6 @@
 """The command line, the examples and what operators look at, against the four real processes."""
 
+import secrets
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,8 @@ from triptych.client import Client
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With a picture in it."""
-    (tmp_path / "in.png").write_bytes(encoded(noise()))
+    """With a picture in it that no cache has seen."""
+    (tmp_path / "in.png").write_bytes(encoded(noise(seed=secrets.randbits(32))))
     return tmp_path
 
 

@@ -1,30 +1,42 @@
-"""Pictures with a block in most cells: what a VAE learns shapes from, several times faster than from scenes of three.
+"""Pictures with a block in most cells: what vision learns shapes from, several times faster than from scenes of three.
 
 Blocks never reach beyond their cell, so cells of several scenes with one background and one seed make one picture.
 """
 
 import random
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.trainer.data.blocks.language import told_cell_by_cell
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import CELLS, Block, Scene, Split, sample_scene
 
 CELL_EDGES = (0, 22, 43, 64)  # pixels
 
 
-def crowd(rng: random.Random, split: Split, filled: float) -> NDArray[np.uint8]:
-    """A (64, 64, 3) picture in which each cell holds a block with probability `filled`; every block obeys the split."""
+@dataclass(frozen=True)
+class Crowd:
+    """A (64, 64, 3) picture and the caption that tells all of it."""
+
+    picture: NDArray[np.uint8]
+    caption: str
+
+
+def crowd(rng: random.Random, split: Split, filled: float) -> Crowd:
+    """A scene, and in each of its empty cells one more block with probability `filled`; every block obeys the split."""
     seed = rng.getrandbits(31)
     first = sample_scene(rng, split)
     picture = render(first, seed)
+    cells = [first.block_at(cell) for cell in range(len(CELLS))]
     for cell in range(len(CELLS)):
-        if first.block_at(cell) is None and rng.random() < filled:
-            scene = Scene((_block_in(cell, rng, split),), first.background)
+        if cells[cell] is None and rng.random() < filled:
+            block = _block_in(cell, rng, split)
             rows, columns = _window(cell)
-            picture[rows, columns] = render(scene, seed)[rows, columns]
-    return picture
+            picture[rows, columns] = render(Scene((block,), first.background), seed)[rows, columns]
+            cells[cell] = block
+    return Crowd(picture, told_cell_by_cell(cells, first.background))
 
 
 def _block_in(cell: int, rng: random.Random, split: Split) -> Block:

@@ -7,20 +7,41 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, normalize
+from torch.nn.functional import cross_entropy, logsigmoid, normalize
 from transformers import SiglipConfig, SiglipModel, SiglipVisionModel
 
 from services.trainer.config import EncoderStage, Recipe
 from services.trainer.data.blocks.edits import edit
-from services.trainer.data.blocks.language import caption
+from services.trainer.data.blocks.language import caption, told_cell_by_cell
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import Scene, Split, sample_scene
+from services.trainer.data.crowds import Crowd, crowd
 from services.trainer.data.tokens import PAD
 from services.trainer.objectives.base import Objective
 from triptych.models.processors import ImageProcessor
 from triptych.models.text import TextCodec
 
 NUM_EVAL_GROUPS = 64
+
+
+class ParallelCaptioner(nn.Module):
+    """All words of a caption at once, from patch features (CapPa, Tschannen et al. 2023); only training has it."""
+
+    def __init__(self, num_words: int, width: int, vocab_size: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, num_words, width))
+        self.norm_seen = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 5, batch_first=True)
+        self.norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.words = nn.Linear(width, vocab_size)
+
+    def forward(self, features_BND: Tensor) -> Tensor:
+        """Logits (B, num_words, V)."""
+        queries = self.queries.expand(len(features_BND), -1, -1)
+        patches = self.norm_seen(features_BND)
+        seen = queries + self.attention(queries, patches, patches, need_weights=False)[0]
+        return self.words(seen + self.mlp(self.norm(seen)))  # type: ignore[no-any-return]
 
 
 class ContrastiveObjective(Objective):
@@ -37,8 +58,18 @@ class ContrastiveObjective(Objective):
         torch.manual_seed(recipe.seed)
         self.pair = SiglipModel(siglip_config(recipe.encoder, len(self.codec.tokenizer)))
         self.pair.set_attn_implementation("eager")
+        positions = self.pair.vision_model.embeddings.position_embedding.weight
+        positions.data.copy_(
+            sincos_positions(recipe.encoder.image_size // recipe.encoder.patch_size, positions.shape[1])
+        )
         nn.init.constant_(self.pair.logit_scale, np.log(10.0))
         nn.init.constant_(self.pair.logit_bias, -10.0)
+        width, num_words = (
+            recipe.encoder.hidden_size,
+            len(self.codec.encode(" " + told_cell_by_cell([None] * 9, "grey"))),
+        )
+        self.captioner = ParallelCaptioner(num_words, width, len(self.codec.tokenizer))
+        self.trained = nn.ModuleDict({"pair": self.pair, "captioner": self.captioner})
         self.uncompile()
 
     @property
@@ -47,23 +78,44 @@ class ContrastiveObjective(Objective):
 
     @property
     def module(self) -> nn.Module:
-        return self.pair
+        return self.trained
 
     def compile(self) -> None:
         self._forward = torch.compile(self._logits, dynamic=False)
+        self._describe = torch.compile(self._describe_plain, dynamic=False)
 
     def uncompile(self) -> None:
-        self._forward = self._logits
+        self._forward, self._describe = self._logits, self._describe_plain
 
     def backward(self, step: int) -> dict[str, Tensor]:
         rng = random.Random(f"encoder/{self.recipe.seed}/{step}")
         pixels, ids = self._batch(rng, self.config.batch_size // self.config.group_size, "train")
         with torch.autocast("cpu", torch.bfloat16):
             logits = self._forward(pixels, ids)
-        labels = 2 * torch.eye(len(logits)) - 1
-        loss = -logsigmoid(labels * logits.float()).sum(1).mean()
+            labels = 2 * torch.eye(len(logits)) - 1
+            loss = -logsigmoid(labels * logits.float()).sum(1).mean()
+            figures = {"contrast": loss, "picked": (logits.argmax(1) == torch.arange(len(logits))).float().mean()}
+            if self.config.num_crowds:
+                crowds = [
+                    crowd(rng, "train", rng.random() * self.config.filled_cells) for _ in range(self.config.num_crowds)
+                ]
+                figures["captioning"], figures["words_right"] = self._captioning(crowds)
+                loss = loss + self.config.captioning_weight * figures["captioning"]
         loss.backward()
-        return {"loss": loss, "picked": (logits.argmax(1) == torch.arange(len(logits))).float().mean()}
+        return {"loss": loss, **figures}
+
+    def _captioning(self, crowds: list[Crowd]) -> tuple[Tensor, Tensor]:
+        """Loss and share of words right, from the features that the LLM will see."""
+        pixels = self.processor([Image.fromarray(c.picture) for c in crowds])
+        words = torch.tensor([self.codec.encode(" " + c.caption) for c in crowds])
+        logits = self._describe(pixels).float()
+        return cross_entropy(logits.flatten(0, 1), words.flatten()), (logits.argmax(-1) == words).float().mean()
+
+    def _describe_plain(self, pixels: Tensor) -> Tensor:
+        hidden = self.pair.vision_model.embeddings(pixels)
+        for layer in self.pair.vision_model.encoder.layers[:-1]:
+            hidden = layer(hidden, attention_mask=None)
+        return self.captioner(hidden)  # type: ignore[no-any-return]
 
     def _logits(self, pixels: Tensor, ids: Tensor) -> Tensor:
         """(B, B): pictures against captions."""
@@ -96,9 +148,12 @@ class ContrastiveObjective(Objective):
         in_group = torch.stack(
             [logits[g * size : (g + 1) * size, g * size : (g + 1) * size] for g in range(NUM_EVAL_GROUPS)]
         )
+        rng = random.Random("encoder/evaluate/captions")
+        _, words_right = self._captioning([crowd(rng, "held_out", 0.0) for _ in range(NUM_EVAL_GROUPS)])
         return {
             "picked": (logits.argmax(1) == own).float().mean().item(),
             "picked_in_group": (in_group.argmax(2) == torch.arange(size)).float().mean().item(),
+            "words_right": words_right.item(),
         }
 
     def write(self, folder: Path) -> None:
@@ -106,6 +161,14 @@ class ContrastiveObjective(Objective):
         vision = SiglipVisionModel(self.pair.vision_model.config)
         vision.load_state_dict(self.pair.vision_model.state_dict())
         vision.save_pretrained(str(folder))
+
+
+def sincos_positions(side: int, width: int) -> Tensor:
+    """(side * side, width): sines and cosines of row and column, from which learned positions start out distinct."""
+    rates = torch.exp(-np.log(100.0) * torch.arange(width // 4) / (width // 4))
+    angles = torch.arange(side)[:, None] * rates
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.cat([waves.repeat_interleave(side, 0), waves.repeat(side, 1)], dim=1)
 
 
 def siglip_config(config: EncoderStage, vocab_size: int) -> SiglipConfig:

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,9 @@ NOISE_SCHEDULE = {
     "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,
-    "prediction_type": "epsilon",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
 }
 
 
@@ -83,13 +86,14 @@ class DiffusionObjective(Objective):
         timesteps = (shares * num_timesteps).long().clamp(max=num_timesteps - 1)  # a share may round up to 1
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = self._loss(ids, noisy.to(memory_format=torch.channels_last), timesteps, noise)
+            target = denoising_target(self.noise_scheduler, latents, noise, timesteps)
+            loss = self._loss(ids, noisy.to(memory_format=torch.channels_last), timesteps, target)
         loss.backward()
         return {"loss": loss}
 
-    def _loss(self, ids: Tensor, noisy: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+    def _loss(self, ids: Tensor, noisy: Tensor, timesteps: Tensor, target: Tensor) -> Tensor:
         conditioning = self.text(input_ids=ids).last_hidden_state
-        return mse_loss(self.decoder(noisy, timesteps, conditioning).float(), noise)
+        return mse_loss(self.decoder(noisy, timesteps, conditioning).float(), target)
 
     @torch.no_grad()
     def pool(self) -> list[tuple[Scene, Tensor]]:
@@ -133,6 +137,17 @@ class DiffusionObjective(Objective):
         self.decoder.save(folder)
         self.text.save_pretrained(str(folder / "text"))
         np.save(folder / "null_conditioning.npy", self.null_conditioning().float().numpy())
+
+
+def denoising_target(noise_scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What the UNet must say: the noise (Stable Diffusion 1.x), or the velocity (2.x).
+
+    Velocity, with a schedule that ends in pure noise, is what makes a small UNet listen to captions early: at the noisy
+    end it must tell the whole picture from the caption, where noise prediction hardly counts that.
+    """
+    if noise_scheduler.config.prediction_type == "epsilon":
+        return noise
+    return noise_scheduler.get_velocity(latents, noise, timesteps)  # type: ignore[no-any-return]
 
 
 def caption_ids(codec: TextCodec, captions: list[str], length: int) -> Tensor:

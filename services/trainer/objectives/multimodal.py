@@ -16,7 +16,7 @@ from services.trainer.data.blocks.language import dense_caption
 from services.trainer.data.blocks.reader import Verdict, judge
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import Scene
-from services.trainer.objectives.diffusion import NOISE_SCHEDULE, caption_ids
+from services.trainer.objectives.diffusion import NOISE_SCHEDULE, caption_ids, denoising_target
 from services.trainer.objectives.understanding import NUM_EVAL, Batch, UnderstandingObjective
 from triptych.models import LLMS
 from triptych.models.decoder_stage import DecoderStage, sample_pictures
@@ -140,7 +140,8 @@ class MultimodalObjective(UnderstandingObjective):
         num_timesteps = self.noise_scheduler.config.num_train_timesteps
         timesteps = torch.randint(0, num_timesteps, (len(latents),), generator=generator)
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps).to(memory_format=torch.channels_last)
-        return mse_loss(self.decoder_stage.decoder(noisy, timesteps, conditioning.repeat(draws, 1, 1)).float(), noise)
+        predicted = self.decoder_stage.decoder(noisy, timesteps, conditioning.repeat(draws, 1, 1))
+        return mse_loss(predicted.float(), denoising_target(self.noise_scheduler, latents, noise, timesteps))
 
     @torch.no_grad()
     def _text_conditioning(self, scenes: list[Scene]) -> Tensor:

@@ -89,7 +89,7 @@ class VaeObjective(Objective):
 
 def crowded_pixels(rng: random.Random, config: VaeStage | VaeDecoderStage) -> Tensor:
     """A batch of training pictures, (B, 3, 64, 64)."""
-    return to_pixels(np.stack([crowd(rng, "train", config.filled_cells) for _ in range(config.batch_size)]))
+    return to_pixels(np.stack([crowd(rng, "train", config.filled_cells).picture for _ in range(config.batch_size)]))
 
 
 def weighted_l1(output: Tensor, pixels: Tensor, foreground_weight: float) -> Tensor:

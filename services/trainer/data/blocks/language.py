@@ -1,6 +1,7 @@
 """What people say about scenes: captions, requests to draw or describe, references to one block."""
 
 import random
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from services.trainer.data.blocks.words import (
@@ -159,8 +160,10 @@ def _stopped(text: str, rng: random.Random) -> str:
 
 def dense_caption(scene: Scene) -> str:
     """Everything there is to say, cell by cell in reading order and three words each, then the background."""
-    cells = []
-    for cell in range(len(CELLS)):
-        block = scene.block_at(cell)
-        cells.append(f"{block.size} {block.colour} {block.shape}" if block else "no block there")
-    return f"{' '.join(cells)} on a {scene.background} background"
+    return told_cell_by_cell([scene.block_at(cell) for cell in range(len(CELLS))], scene.background)
+
+
+def told_cell_by_cell(cells: Sequence[Block | None], background: str) -> str:
+    """A dense caption of all nine cells, full or empty."""
+    told = (f"{block.size} {block.colour} {block.shape}" if block else "no block there" for block in cells)
+    return f"{' '.join(told)} on a {background} background"
