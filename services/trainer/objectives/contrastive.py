@@ -27,11 +27,11 @@ NUM_EVAL_GROUPS = 64
 class ParallelCaptioner(nn.Module):
     """All words of a caption at once, from patch features (CapPa, Tschannen et al. 2023); only training has it."""
 
-    def __init__(self, num_words: int, width: int, vocab_size: int) -> None:
+    def __init__(self, num_words: int, width: int, num_heads: int, vocab_size: int) -> None:
         super().__init__()
         self.queries = nn.Parameter(torch.randn(1, num_words, width))
         self.norm_seen = nn.LayerNorm(width)
-        self.attention = nn.MultiheadAttention(width, 5, batch_first=True)
+        self.attention = nn.MultiheadAttention(width, num_heads, batch_first=True)
         self.norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.words = nn.Linear(width, vocab_size)
@@ -68,7 +68,7 @@ class ContrastiveObjective(Objective):
             recipe.encoder.hidden_size,
             len(self.codec.encode(" " + told_cell_by_cell([None] * 9, "grey"))),
         )
-        self.captioner = ParallelCaptioner(num_words, width, len(self.codec.tokenizer))
+        self.captioner = ParallelCaptioner(num_words, width, recipe.encoder.num_heads, len(self.codec.tokenizer))
         self.trained = nn.ModuleDict({"pair": self.pair, "captioner": self.captioner})
         self.uncompile()
 
