@@ -64,12 +64,14 @@ class ContrastiveObjective(Objective):
         )
         nn.init.constant_(self.pair.logit_scale, np.log(10.0))
         nn.init.constant_(self.pair.logit_bias, -10.0)
-        width, num_words = (
-            recipe.encoder.hidden_size,
-            len(self.codec.encode(" " + told_cell_by_cell([None] * 9, "grey"))),
-        )
-        self.captioner = ParallelCaptioner(num_words, width, recipe.encoder.num_heads, len(self.codec.tokenizer))
-        self.trained = nn.ModuleDict({"pair": self.pair, "captioner": self.captioner})
+        self.trained = nn.ModuleDict({"pair": self.pair})
+        if recipe.encoder.num_crowds:
+            self.trained["captioner"] = ParallelCaptioner(
+                len(self.codec.encode(" " + told_cell_by_cell([None] * 9, "grey"))),
+                recipe.encoder.hidden_size,
+                recipe.encoder.num_heads,
+                len(self.codec.tokenizer),
+            )
         self.uncompile()
 
     @property
@@ -115,7 +117,7 @@ class ContrastiveObjective(Objective):
         hidden = self.pair.vision_model.embeddings(pixels)
         for layer in self.pair.vision_model.encoder.layers[:-1]:
             hidden = layer(hidden, attention_mask=None)
-        return self.captioner(hidden)  # type: ignore[no-any-return]
+        return self.trained["captioner"](hidden)  # type: ignore[no-any-return]
 
     def _logits(self, pixels: Tensor, ids: Tensor) -> Tensor:
         """(B, B): pictures against captions."""
@@ -148,13 +150,15 @@ class ContrastiveObjective(Objective):
         in_group = torch.stack(
             [logits[g * size : (g + 1) * size, g * size : (g + 1) * size] for g in range(NUM_EVAL_GROUPS)]
         )
-        rng = random.Random("encoder/evaluate/captions")
-        _, words_right = self._captioning([crowd(rng, "held_out", 0.0) for _ in range(NUM_EVAL_GROUPS)])
-        return {
+        figures = {
             "picked": (logits.argmax(1) == own).float().mean().item(),
             "picked_in_group": (in_group.argmax(2) == torch.arange(size)).float().mean().item(),
-            "words_right": words_right.item(),
         }
+        if self.config.num_crowds:
+            rng = random.Random("encoder/evaluate/captions")
+            _, words_right = self._captioning([crowd(rng, "held_out", 0.0) for _ in range(NUM_EVAL_GROUPS)])
+            figures["words_right"] = words_right.item()
+        return figures
 
     def write(self, folder: Path) -> None:
         """The vision tower alone, as a transformers SiglipVisionModel folder."""

@@ -21,7 +21,7 @@ def made(upstream: Path, **changed: float) -> DiffusionObjective:
 @torch.no_grad()
 def test_noise_is_added_as_in_ddpm(upstream: Path) -> None:
     own = made(upstream)
-    ddpm = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    ddpm = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True)
     latents, noise = torch.randn(2, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     timesteps = torch.tensor([0, 1, 500, 999])
     noisy = own.noise_scheduler.add_noise(latents, noise, timesteps)

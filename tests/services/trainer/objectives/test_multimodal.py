@@ -85,9 +85,10 @@ def recomputed(own: MultimodalObjective, step: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(rng.getrandbits(31))
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = torch.randint(0, 1000, (len(latents),), generator=generator)
-    ddpm = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    ddpm = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True)
     noisy = ddpm.add_noise(latents, noise, timesteps)
-    return und, mse_loss(decoder.unet(noisy, timesteps, conditioning).sample, noise)
+    velocity = ddpm.get_velocity(latents, noise, timesteps)
+    return und, mse_loss(decoder.unet(noisy, timesteps, conditioning).sample, velocity)
 
 
 @pytest.mark.parametrize("weight", [0.5, 2.0])
