@@ -99,7 +99,7 @@ class LlmStage(Stage):
     num_heads: int = 6
     num_key_value_heads: int = 3
     max_model_len: int = 1024
-    max_tokens: int = Field(256, ge=32, description="row length of a batch; longer conversations are dropped, counted")
+    max_tokens: int = Field(256, ge=32, description="row length of a batch, filled with whole conversations")
 
 
 class Group(_Frozen):

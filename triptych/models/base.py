@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Cache
@@ -182,6 +183,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is missing")
     try:
         weights = load_file(path)
-    except Exception as error:  # safetensors raises its own error class, not exported as one to catch
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}

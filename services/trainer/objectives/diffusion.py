@@ -1,4 +1,4 @@
-"""The UNet: noise prediction in the frozen VAE's latents, told by a text encoder trained along with it."""
+"""The UNet: denoising in the frozen VAE's latents, told by a text encoder trained along with it."""
 
 import random
 from pathlib import Path
@@ -43,7 +43,7 @@ class DiffusionObjective(Objective):
     """Latent diffusion's loss (Rombach et al. 2022, eq. 3): text encoder and UNet learn together, captions dropped at
     `condition_dropout` so that guidance has something to guide from.
 
-    Never compiled: torch 2.13's CPU compiler gets the UNet's gradients wrong."""
+    Never compiled: the trainer's check found the compiled UNet's gradients to be others than the plain ones."""
 
     name = "unet"
     needs = ("tokenizer", "vae")

@@ -31,8 +31,8 @@ from triptych.models.text import TextCodec
 class MultimodalObjective(UnderstandingObjective):
     """L = L_und + generation_weight * L_gen (GenLLaVA eq. 3).
 
-    L_und: next-token loss over all labelled tokens of the step, [IMG] tokens included. L_gen: the frozen UNet's noise
-    prediction loss on the target pictures, conditioned by the head on the hidden states of the [IMG] tokens. The paper
+    L_und: next-token loss over all labelled tokens of the step, [IMG] tokens included. L_gen: the frozen UNet's
+    denoising loss on the target pictures, conditioned by the head on the hidden states of the [IMG] tokens. The paper
     has no other term; `align_weight` adds, over the first `align_steps` only and fading to nothing, GILL's regression
     of the head's output onto the decoder's own text conditioning (docs/decisions).
     """
