@@ -1,6 +1,7 @@
 """The decoder service put together: card -> engine -> servicer -> server."""
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from services.decoder.config import DecoderConfig
 from services.decoder.engine import DecoderEngine
@@ -34,6 +35,7 @@ def assemble(config: DecoderConfig, replica_id: str) -> tuple[ComponentProcess, 
 
 async def main(config: DecoderConfig, replica_id: str) -> int:
     """Serves until a signal comes; returns the exit code."""
+    transformers_logging.disable_progress_bar()  # stderr is for log lines
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     process, _ = assemble(config, replica_id)

@@ -68,7 +68,9 @@ class UnetStage(Stage):
     conditioning_size: int = 128
     text_layers: int = 3
     condition_dropout: float = Field(0.1, ge=0, lt=1)
-    free_caption_share: float = Field(0.0, ge=0, le=1, description="captions in free wording; the others are dense")
+    pool_size: int = Field(24_576, ge=1, description="training pictures, encoded once")
+    crowded_share: float = Field(0.5, ge=0, le=1, description="training pictures with more blocks than a scene has")
+    filled_cells: float = Field(0.9, ge=0, le=1, description="up to this share of a crowded picture's cells is full")
     timestep_power: float = Field(1.0, gt=0, description="below 1: more of the noise levels where captions matter")
 
 
@@ -105,7 +107,7 @@ class LlmStage(Stage):
 class Group(_Frozen):
     """One kind of conversation in every multimodal step: rows of one length."""
 
-    kind: Literal["ask", "draw", "edit", "mixed"]
+    kind: Literal["ask", "draw", "edit", "mixed", "survey"]
     batch_size: int = Field(ge=1)
     max_tokens: int = Field(ge=32)
     num_turns: int = Field(1, ge=1)

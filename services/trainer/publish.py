@@ -6,19 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 
 from services.trainer.config import Recipe
 from services.trainer.done import write_done
 from services.trainer.evaluate import evaluate_checkpoint
-from triptych.models import LLMS
-from triptych.models.base import read_json
 from triptych.models.checkpoint import Defaults, Spaces, write_checkpoint
 from triptych.models.decoder_stage import DecoderStage
 from triptych.models.encoder_stage import EncoderStage
 from triptych.models.llm_stage import LlmStage
-from triptych.models.text import TextCodec
-from triptych.models.transformers_folder import read_diffusers
 from triptych.prompts import PromptTemplate
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -30,13 +25,11 @@ def publish(recipe: Recipe, folder: Path, digest: str, report: Callable[[dict[st
     folder.mkdir(parents=True, exist_ok=True)
     trained = recipe.folder / "multimodal" / "out"
     config = recipe.publish
-    decoder = DecoderStage.load(trained / "decoder")
-    decoder.decoder.vae = read_diffusers(AutoencoderKL, recipe.folder / "vae_decoder" / "out").eval()
     write_checkpoint(
         recipe.out,
         EncoderStage.load(trained / "encoder"),
-        _llm_stage(trained / "llm", PromptTemplate(**recipe.template.model_dump())),
-        decoder,
+        LlmStage.load(trained / "llm", PromptTemplate(**recipe.template.model_dump())),
+        DecoderStage.load(trained / "decoder"),
         name=recipe.name,
         version=config.version,
         spaces=Spaces.of_run(recipe.name, digest),
@@ -51,8 +44,3 @@ def publish(recipe: Recipe, folder: Path, digest: str, report: Callable[[dict[st
     results = evaluate_checkpoint(recipe.out, config.num_eval_scenes, report)
     counts = {name: asdict(share) for name, share in results.items()}
     write_done(folder, digest, counts, time.monotonic() - start)
-
-
-def _llm_stage(folder: Path, template: PromptTemplate) -> LlmStage:
-    llm = LLMS.load(read_json(folder / "config.json")["model_type"]).load(folder)
-    return LlmStage(llm, TextCodec.load(folder), template)

@@ -26,9 +26,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "encoder": ("tokenizer",),
     "llm": ("tokenizer",),
     "understanding": ("tokenizer", "encoder", "llm"),
-    "unet": ("tokenizer", "vae"),
-    "multimodal": ("tokenizer", "vae", "unet", "understanding"),
-    "publish": ("multimodal", "vae_decoder"),
+    "unet": ("tokenizer", "vae_decoder"),
+    "multimodal": ("tokenizer", "vae_decoder", "unet", "understanding"),
+    "publish": ("multimodal",),
 }
 
 

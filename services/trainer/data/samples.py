@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.data.blocks.conversations import Turn, ask_turns, converse, draw_turn, edit_turn
-from services.trainer.data.blocks.language import canonical_caption
+from services.trainer.data.blocks.language import canonical_caption, survey_request
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import Scene, Split
+from services.trainer.data.crowds import Crowd, crowd
 from triptych.prompts import ImageSlot, Message, Picture, PromptTemplate, Segment, Task, Text
 
 TASKS: dict[str, Task] = {"ask": "understand", "draw": "generate", "edit": "edit"}
@@ -28,7 +29,7 @@ class Sample:
 
     messages: tuple[Message, ...]
     tasks: tuple[Task, ...]
-    scenes: tuple[Scene, ...]
+    scenes: tuple[Scene | Crowd, ...]
     drawn: tuple[int, ...]
     seed: int
 
@@ -39,14 +40,31 @@ class Sample:
         """The pictures the model sees, in the order of their slots."""
         return [s.index for s in self.segments(template) if isinstance(s, ImageSlot)]
 
+    def targets(self) -> list[tuple[Scene, int]]:
+        """The scenes the assistant draws, and the seed to render them with."""
+        drawn = [self.scenes[i] for i in self.drawn]
+        return [(scene, self.seed) for scene in drawn if isinstance(scene, Scene)]
+
     def pictures(self) -> list[NDArray[np.uint8]]:
         """All pictures, (64, 64, 3) each. One seed: an edit leaves the rest of its picture untouched."""
-        return [render(scene, self.seed) for scene in self.scenes]
+        return [s.picture if isinstance(s, Crowd) else render(s, self.seed) for s in self.scenes]
 
 
 def make_sample(kind: str, rng: random.Random, split: Split, num_turns: int, auto_task_share: float) -> Sample:
-    """One conversation of a kind: ask, draw, edit or mixed."""
+    """One conversation of a kind: ask, draw, edit, mixed, or survey (a crowded picture told cell by cell)."""
+    if kind == "survey":
+        return _survey(rng, split, auto_task_share)
     return sample_from_turns(MAKERS[kind](rng, split, num_turns), rng, auto_task_share)
+
+
+def _survey(rng: random.Random, split: Split, auto_task_share: float) -> Sample:
+    picture = crowd(rng, split, rng.random())
+    messages = (
+        Message("user", (Picture(0), survey_request(rng))),
+        Message("assistant", (picture.caption,)),
+    )
+    task: Task = "auto" if rng.random() < auto_task_share else "understand"
+    return Sample(messages, (task,), (picture,), (), rng.getrandbits(31))
 
 
 def sample_from_turns(turns: tuple[Turn, ...], rng: random.Random, auto_task_share: float) -> Sample:
@@ -75,7 +93,7 @@ def sample_from_turns(turns: tuple[Turn, ...], rng: random.Random, auto_task_sha
 
 def told_in_words(sample: Sample, template: PromptTemplate) -> list[Segment]:
     """The same conversation without pictures: a picture to look at becomes its caption, one to draw likewise."""
-    captions = [canonical_caption(scene) for scene in sample.scenes]
+    captions = [s.caption if isinstance(s, Crowd) else canonical_caption(s) for s in sample.scenes]
     messages = [
         Message(
             m.role,

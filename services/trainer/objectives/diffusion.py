@@ -13,17 +13,17 @@ from torch.nn.functional import mse_loss
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from services.trainer.config import Recipe, UnetStage
-from services.trainer.data.blocks.language import caption, dense_caption
+from services.trainer.data.blocks.language import dense_caption
 from services.trainer.data.blocks.reader import judge
-from services.trainer.data.blocks.render import render
-from services.trainer.data.blocks.world import Scene, sample_scene
+from services.trainer.data.blocks.world import sample_scene
+from services.trainer.data.crowds import Crowd, crowd
 from services.trainer.objectives.base import Objective
 from triptych.models.decoder_stage import sample_pictures
 from triptych.models.decoders.latent_diffusion import LatentDiffusion
 from triptych.models.processors import to_pixels
 from triptych.models.text import TextCodec
 
-NUM_POOL, NUM_EVAL = 32_768, 64
+NUM_EVAL = 64
 NOISE_SCHEDULE = {
     "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,
@@ -46,13 +46,13 @@ class DiffusionObjective(Objective):
     Never compiled: the trainer's check found the compiled UNet's gradients to be others than the plain ones."""
 
     name = "unet"
-    needs = ("tokenizer", "vae")
+    needs = ("tokenizer", "vae_decoder")
 
     def __init__(self, recipe: Recipe, inputs: dict[str, Path]) -> None:
         super().__init__(recipe, inputs)
         config = recipe.unet
         self.codec = TextCodec.load(inputs["tokenizer"])
-        vae = AutoencoderKL.from_pretrained(str(inputs["vae"])).requires_grad_(False).eval()
+        vae = AutoencoderKL.from_pretrained(str(inputs["vae_decoder"])).requires_grad_(False).eval()
         torch.manual_seed(recipe.seed)
         unet = UNet2DConditionModel(**unet_config(config, vae))
         unet.set_attn_processor(AttnProcessor())  # CPU flash attention is slow backwards
@@ -61,7 +61,7 @@ class DiffusionObjective(Objective):
         self.text.set_attn_implementation("eager")
         self.trained = nn.ModuleDict({"unet": unet, "text": self.text})
         self.noise_scheduler = self.decoder.noise_scheduler()
-        self._pool: list[tuple[Scene, Tensor]] = []
+        self._pool: list[tuple[str, Tensor]] = []
 
     @property
     def config(self) -> UnetStage:
@@ -76,9 +76,7 @@ class DiffusionObjective(Objective):
         generator = torch.Generator().manual_seed(rng.getrandbits(31))
         chosen = [rng.choice(self.pool()) for _ in range(self.config.batch_size)]
         dropped = [rng.random() < self.config.condition_dropout for _ in chosen]
-        free = [rng.random() < self.config.free_caption_share for _ in chosen]
-        told = [caption(s, rng) if f else dense_caption(s) for (s, _), f in zip(chosen, free, strict=True)]
-        ids = self.text_ids(["" if drop else text for text, drop in zip(told, dropped, strict=True)])
+        ids = self.text_ids(["" if drop else text for (text, _), drop in zip(chosen, dropped, strict=True)])
         latents = torch.stack([latent for _, latent in chosen])
         noise = torch.randn(latents.shape, generator=generator)
         shares = torch.rand(len(chosen), generator=generator) ** self.config.timestep_power
@@ -96,18 +94,22 @@ class DiffusionObjective(Objective):
         return mse_loss(self.decoder(noisy, timesteps, conditioning).float(), target)
 
     @torch.no_grad()
-    def pool(self) -> list[tuple[Scene, Tensor]]:
-        """Training scenes with their latents, encoded once: the VAE is frozen."""
+    def pool(self) -> list[tuple[str, Tensor]]:
+        """Dense captions and latents of training pictures, encoded once: the VAE is frozen."""
         if not self._pool:
             rng = random.Random(f"unet/pool/{self.recipe.seed}")
-            scenes = [sample_scene(rng, "train") for _ in range(NUM_POOL)]
-            for start in range(0, NUM_POOL, 256):
-                part = scenes[start : start + 256]
-                pixels = to_pixels(np.stack([render(scene, rng.getrandbits(31)) for scene in part]))
+            while len(self._pool) < self.config.pool_size:
+                part = [self._picture(rng) for _ in range(min(256, self.config.pool_size - len(self._pool)))]
+                pixels = to_pixels(np.stack([picture.picture for picture in part]))
                 with torch.autocast("cpu", torch.bfloat16):
                     latents = self.decoder.encode(pixels.to(memory_format=torch.channels_last)).float()
-                self._pool += list(zip(part, latents.unbind(0), strict=True))
+                self._pool += zip([picture.caption for picture in part], latents.unbind(0), strict=True)
         return self._pool
+
+    def _picture(self, rng: random.Random) -> Crowd:
+        """A plain scene, or one filled further by lot: a crowded picture ties many words to their cells at once."""
+        crowded = rng.random() < self.config.crowded_share
+        return crowd(rng, "train", rng.random() * self.config.filled_cells if crowded else 0.0)
 
     def text_ids(self, captions: list[str]) -> Tensor:
         """(B, conditioning_length)."""

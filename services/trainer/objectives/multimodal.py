@@ -18,14 +18,12 @@ from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import Scene
 from services.trainer.objectives.diffusion import NOISE_SCHEDULE, caption_ids, denoising_target
 from services.trainer.objectives.understanding import NUM_EVAL, Batch, UnderstandingObjective
-from triptych.models import LLMS
 from triptych.models.decoder_stage import DecoderStage, sample_pictures
 from triptych.models.decoders.latent_diffusion import LatentDiffusion
 from triptych.models.encoder_stage import EncoderStage
 from triptych.models.heads.query_transformer import QueryTransformer
 from triptych.models.llm_stage import LlmStage
 from triptych.models.processors import to_pixels
-from triptych.models.text import TextCodec
 
 
 class MultimodalObjective(UnderstandingObjective):
@@ -38,7 +36,7 @@ class MultimodalObjective(UnderstandingObjective):
     """
 
     name = "multimodal"
-    needs = ("tokenizer", "vae", "unet", "understanding")
+    needs = ("tokenizer", "vae_decoder", "unet", "understanding")
 
     def __init__(self, recipe: Recipe, inputs: dict[str, Path]) -> None:
         torch.manual_seed(recipe.seed)
@@ -51,14 +49,13 @@ class MultimodalObjective(UnderstandingObjective):
 
     def load_stages(self) -> tuple[EncoderStage, LlmStage]:
         folder = self.inputs["understanding"]
-        llm = LLMS.load("mistral").load(folder / "llm")
-        codec = TextCodec.load(self.inputs["tokenizer"])
-        return EncoderStage.load(folder / "encoder"), LlmStage(llm, codec, self.template)
+        llm = LlmStage.load(folder / "llm", self.template)
+        return EncoderStage.load(folder / "encoder"), llm.requires_grad_(True)
 
     def _decoder_stage(self) -> DecoderStage:
         unet = UNet2DConditionModel.from_pretrained(str(self.inputs["unet"] / "unet"))
         unet.set_attn_processor(AttnProcessor())
-        vae = AutoencoderKL.from_pretrained(str(self.inputs["vae"]))
+        vae = AutoencoderKL.from_pretrained(str(self.inputs["vae_decoder"]))
         decoder = LatentDiffusion(unet.to(memory_format=torch.channels_last), vae, NOISE_SCHEDULE)
         null = torch.from_numpy(np.load(self.inputs["unet"] / "null_conditioning.npy"))
         config, size = self.recipe.multimodal, self.recipe.llm.hidden_size

@@ -125,7 +125,7 @@ class UnderstandingObjective(Objective):
         for sample in samples:
             pictures = sample.pictures()
             seen += [Image.fromarray(pictures[i]) for i in sample.shown(self.template)]
-            targets += [(sample.scenes[i], sample.seed) for i in sample.drawn]
+            targets += sample.targets()
         return Batch(ids, labels, seen, targets)
 
     def hidden(self, batch: Batch) -> Tensor:

@@ -47,7 +47,7 @@ def test_needs_come_before_and_form_no_circle() -> None:
     [
         ("tokenizer", {"tokenizer", "encoder", "llm", "understanding", "unet", "multimodal", "publish"}),
         ("vae", {"vae", "vae_decoder", "unet", "multimodal", "publish"}),
-        ("vae_decoder", {"vae_decoder", "publish"}),
+        ("vae_decoder", {"vae_decoder", "unet", "multimodal", "publish"}),
         ("encoder", {"encoder", "understanding", "multimodal", "publish"}),
         ("llm", {"llm", "understanding", "multimodal", "publish"}),
         ("understanding", {"understanding", "multimodal", "publish"}),
@@ -73,13 +73,16 @@ def test_done_only_with_the_same_settings(tmp_path: Path) -> None:
 
 def test_inputs() -> None:
     recipe = tiny_recipe(runs="r")
-    assert inputs(recipe, "unet") == {"tokenizer": Path("r/tiny/tokenizer/out"), "vae": Path("r/tiny/vae/out")}
+    assert inputs(recipe, "unet") == {
+        "tokenizer": Path("r/tiny/tokenizer/out"),
+        "vae_decoder": Path("r/tiny/vae_decoder/out"),
+    }
     assert inputs(recipe, "tokenizer") == {}
 
 
 def test_a_stage_whose_needs_are_missing_is_refused(tmp_path: Path) -> None:
     recipe = tiny_recipe(runs=str(tmp_path))
     finish(recipe, "tokenizer")
-    with pytest.raises(FailedPrecondition, match="stage unet needs vae first"):
+    with pytest.raises(FailedPrecondition, match="stage unet needs vae_decoder first"):
         run_stage(recipe, "unet", 1)
     assert not (recipe.folder / "unet").exists()

@@ -56,6 +56,7 @@ VALUES: Final[dict[str, Any]] = {
         "conditioning_length": 8,
         "conditioning_size": 16,
         "text_layers": 1,
+        "pool_size": 32,
     },
     "understanding": {**STEPS, "groups": GROUPS[:1], "train_encoder": True, "encoder_lr_scale": 0.5},
     "multimodal": {

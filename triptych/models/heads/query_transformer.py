@@ -1,6 +1,7 @@
 """GenLLaVA's generation head: an encoder-decoder transformer over the `[IMG]` tokens with learned queries."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +32,22 @@ class QueryTransformer(OwnFormat, GenerationHead):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.fc = nn.Linear(config.input_size, config.hidden_size)
-        self.tfm = nn.Transformer(
-            batch_first=True,
-            norm_first=True,
-            d_model=config.hidden_size,
-            nhead=config.num_heads,
-            num_encoder_layers=config.num_layers,
-            num_decoder_layers=config.num_layers,
-            dim_feedforward=config.intermediate_size,
-            dropout=0.0,
+        layer: dict[str, Any] = {
+            "d_model": config.hidden_size,
+            "nhead": config.num_heads,
+            "dim_feedforward": config.intermediate_size,
+            "dropout": 0.0,
+            "batch_first": True,
+            "norm_first": True,
+        }
+        # Built apart only to say that rows have no padding; nn.Transformer itself would warn about it.
+        encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(**layer),
+            config.num_layers,
+            nn.LayerNorm(config.hidden_size),
+            enable_nested_tensor=False,
         )
-        self.tfm.encoder.enable_nested_tensor = False
+        self.tfm = nn.Transformer(**layer, num_decoder_layers=config.num_layers, custom_encoder=encoder)
         self.query_embs = nn.Parameter(torch.randn(1, config.num_queries, config.hidden_size))
         self.model = nn.Linear(config.hidden_size, config.output_size)
 

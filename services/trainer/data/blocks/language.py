@@ -55,6 +55,7 @@ _DESCRIBE_REQUESTS = (
     "please describe the image.",
     "what does the picture show?",
 )
+_SURVEY_REQUESTS = ("describe every cell.", "tell me every cell.", "go through all nine cells.", "list all cells.")
 
 
 def canonical_caption(scene: Scene) -> str:
@@ -89,6 +90,11 @@ def draw_request(scene: Scene, rng: random.Random) -> str:
 def describe_request(rng: random.Random) -> str:
     """A user's request to describe the picture; canonical_caption is its answer."""
     return as_typed(pick(_DESCRIBE_REQUESTS, rng), rng)
+
+
+def survey_request(rng: random.Random) -> str:
+    """A user's request to go through the picture cell by cell; told_cell_by_cell is its answer."""
+    return as_typed(pick(_SURVEY_REQUESTS, rng), rng)
 
 
 def noun_phrase(block: Block, rng: random.Random, with_size: bool = True) -> str:

@@ -5,7 +5,6 @@ import pytest
 def _small_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pools and evaluations of a handful: what they are made of does not change."""
     folder = "services.trainer.objectives"
-    monkeypatch.setattr(f"{folder}.diffusion.NUM_POOL", 32)
     for module, name in (
         ("vae", "NUM_EVAL"),
         ("contrastive", "NUM_EVAL_GROUPS"),

@@ -1,0 +1,107 @@
+"""The trainer as it is run: every stage of a recipe in processes of their own, killed midway, to a checkpoint."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.trainer.config import Recipe
+from services.trainer.stages import NEEDS, is_done
+from tests.services.trainer.tiny_recipe import tiny_values
+from triptych.card import read_card, verify_digest
+from triptych.up import check_checkpoint
+
+ROOT = Path(__file__).parents[3]
+TIMEOUT_S = 600
+KINDS = ("encoder", "llm", "decoder")
+
+
+def toml(values: dict[str, Any], prefix: str = "") -> str:
+    """Tables last; enough of TOML for a recipe."""
+    tables = {key: value for key, value in values.items() if isinstance(value, dict)}
+    lines = [f"{key} = {literal(value)}" for key, value in values.items() if key not in tables]
+    for key, table in tables.items():
+        lines += ["", f"[{prefix}{key}]", toml(table, f"{prefix}{key}.")]
+    return "\n".join(lines)
+
+
+def literal(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {literal(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(literal(item) for item in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def write_recipe(folder: Path) -> Path:
+    folder.mkdir()
+    values = tiny_values(out=str(folder / "checkpoint"), runs=str(folder / "runs"))
+    for stage in ("vae", "unet", "llm"):
+        values[stage] = {**values[stage], "save_every": 1}
+    values["unet"] = {**values["unet"], "steps": 40}  # long enough to be killed within
+    values["publish"] = {**values["publish"], "num_eval_scenes": 10, "num_inference_steps": 2, "max_tokens": 8}
+    path = folder / "recipe.toml"
+    path.write_text(toml(values))
+    assert tomllib.loads(path.read_text())["unet"]["steps"] == 40
+    return path
+
+
+def start(recipe: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "services.trainer", str(recipe), "--threads", "2"]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(recipe: Path) -> None:
+    process = start(recipe)
+    _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, errors[-2000:]
+
+
+def kill_within(recipe: Path, stage: str) -> None:
+    """SIGKILL to the trainer and all it started, as soon as the stage has saved its state once."""
+    folder = Recipe.read(recipe).folder / stage
+    process = start(recipe)
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (folder / "state.pt").exists():
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < deadline, f"{stage} never saved its state"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "done.json").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_where_one_unharmed_does(tmp_path: Path) -> None:
+    unharmed, killed = (write_recipe(tmp_path / name) for name in ("unharmed", "killed"))
+    finish(unharmed)
+    kill_within(killed, "unet")
+    finish(killed)
+    for recipe in (unharmed, killed):
+        assert all(is_done(Recipe.read(recipe), stage) for stage in NEEDS)
+        check_checkpoint(recipe.parent / "checkpoint")
+        assert (Recipe.read(recipe).folder / "unet" / "loss.png").stat().st_size > 1000
+    for kind in KINDS:
+        cards = [read_card(recipe.parent / "checkpoint" / kind) for recipe in (unharmed, killed)]
+        verify_digest(killed.parent / "checkpoint" / kind, cards[1])
+        assert cards[0].digest == cards[1].digest, kind
+
+
+def test_a_stage_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
+    values = tiny_values(runs=str(tmp_path / "runs"))
+    values["vae"] = {**values["vae"], "gate": {"scenes_read": 1.0}}
+    path = tmp_path / "recipe.toml"
+    path.write_text(toml(values))
+    process = start(path)
+    _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert "stage vae failed (log: " in errors
+    assert "scenes_read" in errors
