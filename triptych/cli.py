@@ -145,13 +145,16 @@ def up(
     log_dir: Annotated[
         Path | None, typer.Option(help="folder for the services' logs; a temporary one if absent")
     ] = None,
+    start_timeout_s: Annotated[float, typer.Option(min=1, help="how long loading may take")] = 300,
 ) -> None:
     """Start the whole system on this machine. Ctrl-C stops it."""
     from triptych.up import LocalSystem  # needs the services, which the base install leaves out
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _reported():
-        system = LocalSystem(checkpoint, port=port, device=device, dtype=dtype, log_dir=log_dir)
+        system = LocalSystem(
+            checkpoint, port=port, device=device, dtype=dtype, log_dir=log_dir, start_timeout_s=start_timeout_s
+        )
         try:
             note(f"starting; logs are in {system.log_dir}")
             print(system.start(), flush=True)

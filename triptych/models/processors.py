@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from triptych.models.base import read_json
 
 @dataclass(frozen=True, kw_only=True)
 class ImageProcessor:
-    """Resize to a square, scale to 0..1, normalise: what transformers' SiglipImageProcessor does (no crop, no pad).
+    """Make square, scale to 0..1, normalise, as transformers' SiglipImageProcessor and CLIPImageProcessor do.
 
+    `fit`: "stretch" resizes both sides (SigLIP); "crop" resizes the shorter one and cuts out the middle (CLIP).
     `resample` is Pillow's number (3: bicubic), as `preprocessor_config.json` writes it.
     """
 
@@ -26,6 +27,7 @@ class ImageProcessor:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     resample: int = 3
+    fit: Literal["stretch", "crop"] = "stretch"
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -33,24 +35,33 @@ class ImageProcessor:
         path = folder / "preprocessor_config.json"
         values = read_json(path)
         try:
-            side, other = values["size"]["height"], values["size"]["width"]
+            side, fit = _square(values)
             mean, std, resample = tuple(values["image_mean"]), tuple(values["image_std"]), values["resample"]
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: no or no usable {error}") from error
         switched_off = not all(values.get(key, True) for key in ("do_resize", "do_rescale", "do_normalize"))
         rescaled = math.isclose(values.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6)
-        if side != other or values.get("do_center_crop") or switched_off or not rescaled:
+        if not side or switched_off or not rescaled:
             raise CheckpointError(
-                f"{path}: only a square resize without crop, 1/255 and normalisation are supported, not {values}"
+                f"{path}: only resizing to a square or to the shorter edge with a square centre crop, 1/255 and "
+                f"normalisation are supported, not {values}"
             )
-        return cls(size=side, mean=mean, std=std, resample=resample)
+        return cls(size=side, mean=mean, std=std, resample=resample, fit=fit)
 
     def to_dict(self) -> dict[str, Any]:
         """`preprocessor_config.json`, as transformers writes it."""
+        square = {"height": self.size, "width": self.size}
+        fit: dict[str, Any] = {"image_processor_type": "SiglipImageProcessor", "size": square}
+        if self.fit == "crop":
+            fit = {
+                "image_processor_type": "CLIPImageProcessor",
+                "size": {"shortest_edge": self.size},
+                "do_center_crop": True,
+                "crop_size": square,
+            }
         return {
-            "image_processor_type": "SiglipImageProcessor",
+            **fit,
             "do_resize": True,
-            "size": {"height": self.size, "width": self.size},
             "resample": self.resample,
             "do_rescale": True,
             "rescale_factor": 1 / 255,
@@ -61,10 +72,30 @@ class ImageProcessor:
 
     def __call__(self, images: list[Image.Image]) -> Tensor:
         """RGB pictures of any size to pixel_values (B, 3, size, size)."""
-        size = (self.size, self.size)
-        arrays = [np.asarray(i.convert("RGB").resize(size, Image.Resampling(self.resample))) for i in images]
+        arrays = [np.asarray(self._square(image.convert("RGB"))) for image in images]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
         return (pixels - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
+
+    def _square(self, image: Image.Image) -> Image.Image:
+        resample, edge = Image.Resampling(self.resample), self.size
+        if self.fit == "stretch":
+            return image.resize((edge, edge), resample)
+        short = min(image.size)
+        width, height = (edge if side == short else int(edge * side / short) for side in image.size)
+        left, top = (width - edge) // 2, (height - edge) // 2
+        return image.resize((width, height), resample).crop((left, top, left + edge, top + edge))
+
+
+def _square(values: dict[str, Any]) -> tuple[int, Literal["stretch", "crop"]]:
+    """Pixels per side, 0 when the result is no square we make; old files write plain numbers for both sizes."""
+    size = values["size"]
+    if not values.get("do_center_crop"):
+        fits = isinstance(size, dict) and size["height"] == size["width"]
+        return (int(size["height"]) if fits else 0), "stretch"
+    edge = size if isinstance(size, int) else size.get("shortest_edge", 0)
+    crop = values["crop_size"]
+    sides = {crop} if isinstance(crop, int) else {crop["height"], crop["width"]}
+    return (int(edge) if sides == {edge} else 0), "crop"
 
 
 def to_pixels(pictures: NDArray[np.uint8]) -> Tensor:

@@ -10,12 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPVisionConfig, LlamaConfig
 
 from tests import tiny
 from triptych.errors import CheckpointError
 from triptych.models import DECODERS, ENCODERS, HEADS, LLMS, PROJECTORS
 from triptych.models.base import Component, OwnFormat
 from triptych.models.decoders.latent_diffusion import LatentDiffusion
+from triptych.models.encoders.clip import ClipEncoder
+from triptych.models.llms.llama import LlamaLlm
 from triptych.registry import Registry
 
 VOCAB_SIZE = len(tiny.tiny_codec().tokenizer)
@@ -52,6 +55,16 @@ def run_decoder(decoder: LatentDiffusion) -> dict[str, Tensor]:
     return {"latents": latents, "noise": noise, "pictures": decoder.decode(noise)}
 
 
+def tiny_clip_config() -> CLIPVisionConfig:
+    return CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=14
+    )
+
+
+def tiny_llama_config() -> LlamaConfig:
+    return LlamaConfig(vocab_size=64, hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+
+
 TINY = {
     "siglip_vision_model": Tiny(
         lambda: tiny.tiny_encoder().encoder,
@@ -60,6 +73,13 @@ TINY = {
         ("model.safetensors",),
         # The penultimate layer's features: neither the last block nor what follows it.
         idle=("vision.encoder.layers.2.", "vision.post_layernorm.", "vision.head."),
+    ),
+    "clip_vision_model": Tiny(
+        lambda: ClipEncoder(tiny_clip_config()),
+        lambda encoder: {"features": encoder(torch.linspace(-1, 1, 2 * 3 * 28 * 28).reshape(2, 3, 28, 28))},
+        {"features": (2, 4, 16)},
+        ("model.safetensors",),
+        idle=("vision.encoder.layers.2.", "vision.post_layernorm."),
     ),
     "mlp": Tiny(
         lambda: tiny.tiny_encoder().projector,
@@ -71,6 +91,12 @@ TINY = {
         lambda: tiny.tiny_llm().llm,
         run_llm,
         {"embeds": (2, 5, tiny.HIDDEN_SIZE), "hidden": (2, 5, tiny.HIDDEN_SIZE), "logits": (2, 5, VOCAB_SIZE)},
+        ("model.safetensors",),
+    ),
+    "llama": Tiny(
+        lambda: LlamaLlm(tiny_llama_config()),
+        run_llm,
+        {"embeds": (2, 5, 24), "hidden": (2, 5, 24), "logits": (2, 5, 64)},
         ("model.safetensors",),
     ),
     "query_transformer": Tiny(
@@ -200,16 +226,18 @@ def test_unknown_and_missing_config_keys_are_named(table: Registry, name: str, t
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.kind)
 def test_unknown_names_are_refused(table: Registry) -> None:
-    with pytest.raises(ValueError, match=f"unknown {table.kind} 'nothing', known: {next(iter(table))}"):
+    with pytest.raises(ValueError, match=f"unknown {table.kind} 'nothing', known: {min(table)}"):
         table.load("nothing")
 
 
-def test_penultimate_features_are_transformers_hidden_states() -> None:
-    encoder = build(ENCODERS, "siglip_vision_model")
-    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("name", ENCODERS)
+def test_penultimate_features_are_transformers_hidden_states(name: str) -> None:
+    encoder = build(ENCODERS, name)
+    size = encoder.image_size
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted = encoder.vision(pixel_values=pixels, output_hidden_states=True).hidden_states
-        torch.testing.assert_close(encoder(pixels), wanted[-2], rtol=0, atol=1e-6)
+        wanted = encoder.vision(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
+        torch.testing.assert_close(encoder(pixels), wanted[:, -encoder.num_patches :], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("feature_layer", [0, 1, -5])

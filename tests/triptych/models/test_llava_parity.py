@@ -3,12 +3,21 @@
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig, SiglipVisionConfig
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MistralConfig,
+    SiglipVisionConfig,
+)
 
 from tests.tiny import TEMPLATE, tiny_codec
 from triptych.models.encoder_stage import EncoderStage
+from triptych.models.encoders.clip import ClipEncoder
 from triptych.models.encoders.siglip import SiglipEncoder
 from triptych.models.llm_stage import LlmStage
+from triptych.models.llms.llama import LlamaLlm
 from triptych.models.llms.mistral import MistralLlm
 from triptych.models.processors import ImageProcessor
 from triptych.models.projectors.mlp import MlpProjector
@@ -33,11 +42,12 @@ PROMPTS = {"one picture": ONE, "two pictures": TWO, "two swapped": SWAPPED, "non
 
 
 class Pair:
-    """The oracle and, with its weights copied by name, our stages."""
+    """The oracle and, with its weights copied by name, our stages: SigLIP and Mistral, or CLIP and Llama."""
 
-    def __init__(self, seed: int, sliding_window: int | None = None) -> None:
+    def __init__(self, seed: int, sliding_window: int | None = None, llava: bool = False) -> None:
         torch.manual_seed(seed)
-        text = MistralConfig(
+        window = {} if llava else {"sliding_window": sliding_window}
+        text = (LlamaConfig if llava else MistralConfig)(
             vocab_size=len(CODEC.tokenizer),
             hidden_size=48,
             intermediate_size=96,
@@ -47,10 +57,10 @@ class Pair:
             head_dim=12,
             max_position_embeddings=256,
             rms_norm_eps=1e-5,
-            sliding_window=sliding_window,
+            **window,
             initializer_range=0.3,  # at the usual 0.02 every next token is the last one again
         )
-        vision = SiglipVisionConfig(
+        vision = (CLIPVisionConfig if llava else SiglipVisionConfig)(
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=3,
@@ -63,12 +73,12 @@ class Pair:
             text_config=text,
             image_token_index=IMAGE_ID,
             vision_feature_layer=-2,
-            vision_feature_select_strategy="full",
+            vision_feature_select_strategy="default" if llava else "full",  # "default" drops the class token
             image_seq_length=4,
         )
         self.oracle = LlavaForConditionalGeneration(config).eval()
         state = self.oracle.state_dict()
-        encoder, llm = SiglipEncoder(vision), MistralLlm(text)
+        encoder, llm = (ClipEncoder(vision), LlamaLlm(text)) if llava else (SiglipEncoder(vision), MistralLlm(text))
         projector = MlpProjector(MlpProjector.Config(input_size=32, hidden_size=48))
         encoder.vision.load_state_dict(under("model.vision_tower.", state))
         projector.load_state_dict(under("model.multi_modal_projector.", state))
@@ -111,10 +121,13 @@ def oracle_pixels(segments: list[Segment], pixels: Tensor) -> Tensor | None:
     return pixels[order] if order else None
 
 
-@pytest.fixture(scope="module", params=[None, 8], ids=["full attention", "sliding window 8"])
+PAIRS = {"full attention": {}, "sliding window 8": {"sliding_window": 8}, "LLaVA-1.5": {"llava": True}}
+
+
+@pytest.fixture(scope="module", params=PAIRS.values(), ids=PAIRS)
 def pair(request: pytest.FixtureRequest) -> Pair:
     torch.set_num_threads(1)
-    return Pair(seed=0, sliding_window=request.param)
+    return Pair(seed=0, **request.param)
 
 
 @pytest.mark.parametrize("segments", PROMPTS.values(), ids=PROMPTS)

@@ -1,4 +1,5 @@
-"""Preprocessing is transformers' SiglipImageProcessor (its Pillow backend: no torchvision), value for value."""
+"""Preprocessing is transformers' SiglipImageProcessor or CLIPImageProcessor (their Pillow backends: no torchvision),
+value for value."""
 
 import json
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from triptych.errors import CheckpointError
@@ -31,6 +33,24 @@ def test_equals_transformers(size: tuple[int, int], tmp_path: Path) -> None:
     assert found.shape == (1, 3, 32, 32)
     # Far closer than a grey level: the resized bytes are the same, only the arithmetic after them differs.
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    assert ImageProcessor.load(tmp_path) == ours
+
+
+@pytest.mark.parametrize("size", [*SIZES, (33, 32), (333, 500)], ids=lambda size: f"{size[0]}x{size[1]}")
+def test_cropping_equals_transformers(size: tuple[int, int], tmp_path: Path) -> None:
+    ours = ImageProcessor(size=32, fit="crop")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(ours.to_dict()))
+    theirs = CLIPImageProcessorPil.from_pretrained(str(tmp_path))
+    image = Image.fromarray(noise(*size))
+    wanted = theirs(images=[image], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(ours([image]), wanted, rtol=0, atol=1e-6)
+    assert ImageProcessor.load(tmp_path) == ours
+
+
+def test_sizes_as_old_files_write_them(tmp_path: Path) -> None:
+    """openai/clip-vit-large-patch14-336 has plain numbers."""
+    ours = ImageProcessor(size=336, fit="crop")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(ours.to_dict() | {"size": 336, "crop_size": 336}))
     assert ImageProcessor.load(tmp_path) == ours
 
 
@@ -67,7 +87,9 @@ def test_grey_and_transparent_pictures_become_rgb() -> None:
     [
         {"size": {"height": 32, "width": 24}},
         {"size": {"shortest_edge": 32}},
-        {"do_center_crop": True},
+        {"do_center_crop": True, "crop_size": 32},
+        {"do_center_crop": True, "size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 24}},
+        {"do_center_crop": True, "size": 40, "crop_size": 32},
         {"do_resize": False},
         {"do_normalize": False},
         {"do_rescale": False},
