@@ -2,16 +2,17 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.data.blocks.conversations import Turn, ask_turns, converse, draw_turn, edit_turn
 from services.trainer.data.blocks.language import canonical_caption, survey_request
+from services.trainer.data.blocks.questions import ask_many
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import Scene, Split
-from services.trainer.data.crowds import Crowd, crowd
+from services.trainer.data.crowds import crowd
 from triptych.prompts import ImageSlot, Message, Picture, PromptTemplate, Segment, Task, Text
 
 TASKS: dict[str, Task] = {"ask": "understand", "draw": "generate", "edit": "edit"}
@@ -29,7 +30,7 @@ class Sample:
 
     messages: tuple[Message, ...]
     tasks: tuple[Task, ...]
-    scenes: tuple[Scene | Crowd, ...]
+    scenes: tuple[Scene, ...]
     drawn: tuple[int, ...]
     seed: int
 
@@ -42,29 +43,28 @@ class Sample:
 
     def targets(self) -> list[tuple[Scene, int]]:
         """The scenes the assistant draws, and the seed to render them with."""
-        drawn = [self.scenes[i] for i in self.drawn]
-        return [(scene, self.seed) for scene in drawn if isinstance(scene, Scene)]
+        return [(self.scenes[i], self.seed) for i in self.drawn]
 
     def pictures(self) -> list[NDArray[np.uint8]]:
         """All pictures, (64, 64, 3) each. One seed: an edit leaves the rest of its picture untouched."""
-        return [s.picture if isinstance(s, Crowd) else render(s, self.seed) for s in self.scenes]
+        return [render(scene, self.seed) for scene in self.scenes]
 
 
 def make_sample(kind: str, rng: random.Random, split: Split, num_turns: int, auto_task_share: float) -> Sample:
-    """One conversation of a kind: ask, draw, edit, mixed, or survey (a crowded picture told cell by cell)."""
-    if kind == "survey":
-        return _survey(rng, split, auto_task_share)
+    """One conversation of a kind: ask, draw, edit, mixed; about a crowded picture: quiz (ask), survey (tell it all)."""
+    if kind in ("quiz", "survey"):
+        return _about_a_crowd(kind, rng, split, num_turns, auto_task_share)
     return sample_from_turns(MAKERS[kind](rng, split, num_turns), rng, auto_task_share)
 
 
-def _survey(rng: random.Random, split: Split, auto_task_share: float) -> Sample:
+def _about_a_crowd(kind: str, rng: random.Random, split: Split, num_turns: int, auto_task_share: float) -> Sample:
     picture = crowd(rng, split, rng.random())
-    messages = (
-        Message("user", (Picture(0), survey_request(rng))),
-        Message("assistant", (picture.caption,)),
-    )
-    task: Task = "auto" if rng.random() < auto_task_share else "understand"
-    return Sample(messages, (task,), (picture,), (), rng.getrandbits(31))
+    turns: tuple[Turn, ...] = (Turn("ask", survey_request(rng), picture.caption, picture.scene, None),)
+    if kind == "quiz":
+        questions = ask_many(picture.scene, rng, num_turns)
+        shown = (picture.scene, *(None for _ in questions[1:]))
+        turns = tuple(Turn("ask", q.text, q.answer, scene, None) for q, scene in zip(questions, shown, strict=True))
+    return replace(sample_from_turns(turns, rng, auto_task_share), seed=picture.seed)
 
 
 def sample_from_turns(turns: tuple[Turn, ...], rng: random.Random, auto_task_share: float) -> Sample:
@@ -93,7 +93,7 @@ def sample_from_turns(turns: tuple[Turn, ...], rng: random.Random, auto_task_sha
 
 def told_in_words(sample: Sample, template: PromptTemplate) -> list[Segment]:
     """The same conversation without pictures: a picture to look at becomes its caption, one to draw likewise."""
-    captions = [s.caption if isinstance(s, Crowd) else canonical_caption(s) for s in sample.scenes]
+    captions = [canonical_caption(scene) for scene in sample.scenes]
     messages = [
         Message(
             m.role,

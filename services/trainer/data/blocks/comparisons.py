@@ -3,11 +3,13 @@
 import random
 from collections.abc import Callable
 from itertools import permutations
+from typing import TypeVar
 
 from services.trainer.data.blocks.language import Attribute, can_refer, refer
 from services.trainer.data.blocks.words import colour_noun, pick, plural, shape_word, thing_noun
 from services.trainer.data.blocks.world import COLOURS, SHAPES, Block, Scene
 
+_Value = TypeVar("_Value", bound=str)
 _Answered = tuple[str, str]
 
 # How often a "same" question is put to a scene whose pairs all differ. Blocks of a random scene seldom
@@ -56,22 +58,23 @@ def _relation(scene: Scene, rng: random.Random) -> _Answered | None:
 def _more(scene: Scene, rng: random.Random) -> _Answered:
     wants_yes = rng.random() < 0.5
     if rng.random() < 0.5:
-        shapes = [(a, b) for a, b in permutations(SHAPES, 2)]
         counts = {shape: sum(block.shape == shape for block in scene.blocks) for shape in SHAPES}
-        pairs = [(a, b) for a, b in shapes if counts[a] + counts[b] > 0 and (counts[a] > counts[b]) == wants_yes]
-        first, second = rng.choice(pairs)
+        first, second = rng.choice(_unequal(counts, wants_yes) or _unequal(counts, False))
         names = plural(shape_word(first, rng)), plural(shape_word(second, rng))
+        holds = counts[first] > counts[second]
     else:
         tally = {colour: sum(block.colour == colour for block in scene.blocks) for colour in COLOURS}
-        hues = [
-            (a, b)
-            for a, b in permutations(COLOURS, 2)
-            if tally[a] + tally[b] > 0 and (tally[a] > tally[b]) == wants_yes
-        ]
-        hue, other = rng.choice(hues)
+        hue, other = rng.choice(_unequal(tally, wants_yes) or _unequal(tally, False))
         noun = plural(thing_noun(rng))
         names = f"{hue} {noun}", f"{other} {noun}"
-    return f"are there more {names[0]} than {names[1]}?", _yes_no(wants_yes)
+        holds = tally[hue] > tally[other]
+    return f"are there more {names[0]} than {names[1]}?", _yes_no(holds)
+
+
+def _unequal(counts: dict[_Value, int], wants_more: bool) -> list[tuple[_Value, _Value]]:
+    """Pairs of values that occur, the first more often than the second or not; a crowd may have as many of each."""
+    pairs = permutations(counts, 2)
+    return [(a, b) for a, b in pairs if counts[a] + counts[b] > 0 and (counts[a] > counts[b]) == wants_more]
 
 
 def _bigger(scene: Scene, rng: random.Random) -> _Answered | None:

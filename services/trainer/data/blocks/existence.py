@@ -7,6 +7,7 @@ from itertools import product
 from services.trainer.data.blocks.words import pick, place, shape_word, thing_noun
 from services.trainer.data.blocks.world import CELLS, COLOURS, SHAPES, Block, Colour, Scene, Shape
 
+_MAX_TRIES = 100
 _HARD_SHARE = 0.7
 _FORMS: dict[tuple[str, ...], int] = {
     ("shape",): 3,
@@ -37,12 +38,12 @@ class Description:
 
 
 def exists(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """A question whether something is there, and its answer, yes or no at even odds."""
+    """A question whether something is there, and its answer: yes or no at even odds, while anything is missing."""
     # The form is drawn before the answer, so that no form betrays the answer.
     form = rng.choices(tuple(_FORMS), tuple(_FORMS.values()))[0]
     is_there = rng.random() < 0.5
-    wanted = _present(scene, form, rng) if is_there else _absent(scene, form, rng)
-    return _wording(wanted, rng), "yes" if is_there else "no"
+    missing = None if is_there else _absent(scene, form, rng)
+    return _wording(missing or _present(scene, form, rng), rng), "no" if missing else "yes"
 
 
 def _present(scene: Scene, form: tuple[str, ...], rng: random.Random) -> Description:
@@ -57,7 +58,8 @@ def _limited(block: Block, form: tuple[str, ...]) -> Description:
     )
 
 
-def _absent(scene: Scene, form: tuple[str, ...], rng: random.Random) -> Description:
+def _absent(scene: Scene, form: tuple[str, ...], rng: random.Random) -> Description | None:
+    # None: nothing is missing, as far as many tries tell (a crowded picture may hold every colour).
     blocks = scene.blocks
     # Near misses: every value asked for occurs in the scene, or all but one belong to one block.
     shapes: tuple[Shape | None, ...] = tuple({b.shape: None for b in blocks}) if "shape" in form else (None,)
@@ -71,7 +73,7 @@ def _absent(scene: Scene, form: tuple[str, ...], rng: random.Random) -> Descript
             missing = [wanted for wanted in near_misses if not any(wanted.fits(block) for block in blocks)]
             if missing:
                 return rng.choice(missing)
-    while True:
+    for _ in range(_MAX_TRIES):
         wanted = Description(
             rng.choice(SHAPES) if "shape" in form else None,
             rng.choice(COLOURS) if "colour" in form else None,
@@ -79,6 +81,7 @@ def _absent(scene: Scene, form: tuple[str, ...], rng: random.Random) -> Descript
         )
         if not any(wanted.fits(block) for block in blocks):
             return wanted
+    return None
 
 
 def _wording(wanted: Description, rng: random.Random) -> str:

@@ -76,14 +76,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three blocks in different cells on a background tone; blocks are kept sorted by cell."""
+    """Blocks in different cells on a background tone, sorted by cell; `sample_scene` makes scenes of one to three."""
 
     blocks: tuple[Block, ...]
     background: Background
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.blocks) <= MAX_BLOCKS:
-            raise ValueError(f"scene has {len(self.blocks)} blocks, must have 1..{MAX_BLOCKS}")
+        if not 1 <= len(self.blocks) <= len(CELLS):
+            raise ValueError(f"scene has {len(self.blocks)} blocks, must have 1..{len(CELLS)}")
         if self.background not in BACKGROUNDS:
             raise ValueError(f"background is {self.background!r}, must be one of {BACKGROUNDS}")
         cells = [block.cell for block in self.blocks]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from services.trainer.data.blocks.conversations import Turn
-from services.trainer.data.blocks.language import canonical_caption
+from services.trainer.data.blocks.language import canonical_caption, dense_caption
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import Block, Scene
 from services.trainer.data.samples import MAKERS, Sample, make_sample, sample_from_turns, told_in_words
@@ -78,6 +78,17 @@ def test_kinds() -> None:
     assert all(sample.drawn == (0,) and len(sample.tasks) == 1 for sample in many("draw"))
     assert all(sample.drawn == (1,) and len(sample.scenes) == 2 for sample in many("edit"))
     assert {len(sample.drawn) for sample in many("mixed", 300)} >= {0, 1, 2, 3}
+
+
+def test_kinds_about_a_crowd() -> None:
+    assert max(len(sample.scenes[0].blocks) for sample in many("quiz")) > 3
+    for sample in many("quiz"):
+        assert (len(sample.scenes), sample.drawn, len(sample.tasks)) == (1, (), 4)
+        assert len({m.contents for m in sample.messages if m.role == "user"}) == 4
+        assert sample.messages[0].contents[0] == Picture(0)
+    for sample in many("survey"):
+        assert sample.messages[1].contents == (dense_caption(sample.scenes[0]),)
+        assert (sample.drawn, len(sample.messages)) == ((), 2)
 
 
 def test_share_of_conversations_without_tasks() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from services.trainer.data.blocks.questions import KINDS, Question, ask, ask_many
 from services.trainer.data.blocks.world import CELLS, COLOURS, SHAPES, SIZES, SPLITS, Block, Scene, sample_scene
+from services.trainer.data.crowds import crowd
 from tests.services.trainer.data.blocks.phrase import matches, normal, the_one
 
 
@@ -76,6 +77,15 @@ def test_every_answer_is_right() -> None:
     rng = random.Random(0)
     for index in range(12000):
         scene = sample_scene(rng, SPLITS[index % 2])
+        question = ask(scene, rng)
+        assert question.answer == _answer(question, scene), (question, scene)
+
+
+def test_answers_about_crowds_are_right() -> None:
+    """Also where every colour and shape occurs, or as many of one as of another."""
+    rng = random.Random(5)
+    for index in range(1500):
+        scene = crowd(rng, SPLITS[index % 2], rng.choice((0.3, 0.7, 1.0))).scene
         question = ask(scene, rng)
         assert question.answer == _answer(question, scene), (question, scene)
 
