@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.data.blocks.conversations import Turn, ask_turns, converse, draw_turn, edit_turn
-from services.trainer.data.blocks.language import canonical_caption, survey_request
+from services.trainer.data.blocks.edits import edit
+from services.trainer.data.blocks.language import canonical_caption, draw_request, survey_request
 from services.trainer.data.blocks.questions import ask_many
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import Scene, Split
@@ -51,19 +52,26 @@ class Sample:
 
 
 def make_sample(kind: str, rng: random.Random, split: Split, num_turns: int, auto_task_share: float) -> Sample:
-    """One conversation of a kind: ask, draw, edit, mixed; about a crowded picture: quiz (ask), survey (tell it all)."""
-    if kind in ("quiz", "survey"):
+    """One conversation of a kind: ask, draw, edit, mixed; or about a crowded picture: quiz (questions), survey (telling
+    all of it), draw_crowd, edit_crowd."""
+    if kind not in MAKERS:
         return _about_a_crowd(kind, rng, split, num_turns, auto_task_share)
     return sample_from_turns(MAKERS[kind](rng, split, num_turns), rng, auto_task_share)
 
 
 def _about_a_crowd(kind: str, rng: random.Random, split: Split, num_turns: int, auto_task_share: float) -> Sample:
     picture = crowd(rng, split, rng.random())
-    turns: tuple[Turn, ...] = (Turn("ask", survey_request(rng), picture.caption, picture.scene, None),)
-    if kind == "quiz":
+    if kind == "survey":
+        turns: tuple[Turn, ...] = (Turn("ask", survey_request(rng), picture.caption, picture.scene, None),)
+    elif kind == "quiz":
         questions = ask_many(picture.scene, rng, num_turns)
         shown = (picture.scene, *(None for _ in questions[1:]))
         turns = tuple(Turn("ask", q.text, q.answer, scene, None) for q, scene in zip(questions, shown, strict=True))
+    elif kind == "draw_crowd":
+        turns = (Turn("draw", draw_request(picture.scene, rng), None, None, picture.scene),)
+    else:
+        change = edit(picture.scene, rng, split)
+        turns = (Turn("edit", change.instruction, None, picture.scene, change.result),)
     return replace(sample_from_turns(turns, rng, auto_task_share), seed=picture.seed)
 
 

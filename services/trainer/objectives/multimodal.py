@@ -29,7 +29,7 @@ from triptych.models.processors import to_pixels
 class MultimodalObjective(UnderstandingObjective):
     """L = L_und + generation_weight * L_gen (GenLLaVA eq. 3).
 
-    L_und: next-token loss over all labelled tokens of the step, [IMG] tokens included. L_gen: the frozen UNet's
+    L_und: next-token loss over the labelled tokens of the step, [IMG] tokens included. L_gen: the frozen UNet's
     denoising loss on the target pictures, conditioned by the head on the hidden states of the [IMG] tokens. The paper
     has no other term; `align_weight` adds, over the first `align_steps` only and fading to nothing, GILL's regression
     of the head's output onto the decoder's own text conditioning (docs/decisions).
@@ -115,7 +115,7 @@ class MultimodalObjective(UnderstandingObjective):
             own = range(len(targets), len(targets) + len(batch.targets))
             targets += batch.targets
             if own:
-                chosen += own if group.kind in ("draw", "edit") else rng.choices(own, k=group.batch_size)
+                chosen += rng.choices(own, k=group.batch_size) if group.kind == "mixed" else own
         states = [self.img_states(b, h) for b, h in zip(batches, hiddens, strict=True) if b.targets]
         hidden = torch.cat([h for h, _ in states])[chosen]
         embeds = torch.cat([e for _, e in states])[chosen]

@@ -40,6 +40,16 @@ class Batch:
     targets: list[tuple[Scene, int]]  # scene and render seed of every drawn picture, row by row
 
 
+@dataclass(frozen=True)
+class TokenScores:
+    """Of each labelled token: its loss, whether it was the most likely one, its row, and whether it was no choice."""
+
+    losses: Tensor
+    right: Tensor
+    row: Tensor
+    forced: Tensor
+
+
 class UnderstandingObjective(Objective):
     """Next-token loss on the answers (L_und alone), from a pre-trained encoder and a pre-trained LLM."""
 
@@ -156,29 +166,36 @@ class UnderstandingObjective(Objective):
         return self.understanding(batches, [self.hidden(batch) for batch in batches])
 
     def understanding(self, batches: list[Batch], hiddens: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss over the step's labelled tokens, and the mean of each kind of conversation."""
-        losses = [self.token_losses(batch, hidden)[0] for batch, hidden in zip(batches, hiddens, strict=True)]
-        by_kind: dict[str, list[Tensor]] = {}
-        for group, values in zip(self.config.groups, losses, strict=True):
-            by_kind.setdefault(group.kind, []).append(values)
-        means = {f"understanding_{kind}": torch.cat(values).mean() for kind, values in by_kind.items()}
-        return torch.cat(losses).mean(), means
+        """Mean loss over the step's labelled tokens, and the mean of each kind of conversation.
 
-    def token_losses(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of each labelled token, whether it was the most likely one, and the row it stands in."""
+        [IMG] and [EOI] follow [SOI] by force wherever the model runs. They have a mean of their own, added to that of
+        the chosen tokens: sixteen sure ones a picture would drown the answers.
+        """
+        scores = [self.token_scores(batch, hidden) for batch, hidden in zip(batches, hiddens, strict=True)]
+        by_kind: dict[str, list[Tensor]] = {}
+        for group, score in zip(self.config.groups, scores, strict=True):
+            by_kind.setdefault(group.kind, []).append(score.losses[~score.forced])
+        means = {f"understanding_{kind}": torch.cat(values).mean() for kind, values in by_kind.items()}
+        losses, forced = torch.cat([s.losses for s in scores]), torch.cat([s.forced for s in scores])
+        loss = losses[~forced].mean()
+        return loss + losses[forced].mean() if forced.any() else loss, means
+
+    def token_scores(self, batch: Batch, hidden: Tensor) -> TokenScores:
         targets = batch.labels[:, 1:]
         mask = targets != IGNORE
+        wanted = targets[mask]
         logits = self.llm_stage.logits(hidden[:, :-1][mask])
-        losses = cross_entropy(logits, targets[mask], reduction="none")
-        return losses, logits.argmax(-1) == targets[mask], mask.nonzero()[:, 0]
+        forced = torch.isin(wanted, torch.tensor(self.llm_stage.image_ids[1:]))
+        losses = cross_entropy(logits, wanted, reduction="none")
+        return TokenScores(losses, logits.argmax(-1) == wanted, mask.nonzero()[:, 0], forced)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Share of held-out answers whose every token is the most likely one."""
         ask = Group(kind="ask", batch_size=4 * NUM_EVAL, max_tokens=88)
         batch = self.batch(ask, random.Random("understanding/evaluate"), "held_out")
-        _, right, row = self.token_losses(batch, self.hidden_plain(batch))
-        return {"answers_right": 1 - len(row[~right].unique()) / ask.batch_size}
+        scores = self.token_scores(batch, self.hidden_plain(batch))
+        return {"answers_right": 1 - len(scores.row[~scores.right].unique()) / ask.batch_size}
 
     def hidden_plain(self, batch: Batch) -> Tensor:
         """`hidden` without compiled code: evaluation's shapes are seen too seldom to compile for."""

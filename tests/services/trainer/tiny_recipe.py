@@ -16,6 +16,7 @@ GROUPS: Final = [
     {"kind": "ask", "batch_size": 2, "max_tokens": 192, "num_turns": 2},
     {"kind": "draw", "batch_size": 2, "max_tokens": 128},
     {"kind": "edit", "batch_size": 2, "max_tokens": 128},
+    {"kind": "edit_crowd", "batch_size": 2, "max_tokens": 128},
     {"kind": "mixed", "batch_size": 2, "max_tokens": 320, "num_turns": 3},
 ]
 VALUES: Final[dict[str, Any]] = {

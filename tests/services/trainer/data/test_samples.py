@@ -86,6 +86,9 @@ def test_kinds_about_a_crowd() -> None:
         assert (len(sample.scenes), sample.drawn, len(sample.tasks)) == (1, (), 4)
         assert len({m.contents for m in sample.messages if m.role == "user"}) == 4
         assert sample.messages[0].contents[0] == Picture(0)
+    for kind, drawn in (("draw_crowd", (0,)), ("edit_crowd", (1,))):
+        assert all(sample.drawn == drawn and len(sample.tasks) == 1 for sample in many(kind))
+        assert max(len(sample.scenes[0].blocks) for sample in many(kind)) > 3
     for sample in many("survey"):
         assert sample.messages[1].contents == (dense_caption(sample.scenes[0]),)
         assert (sample.drawn, len(sample.messages)) == ((), 2)

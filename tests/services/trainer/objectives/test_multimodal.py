@@ -64,7 +64,7 @@ def recomputed(own: MultimodalObjective, step: int) -> tuple[Tensor, Tensor]:
         own_numbers = range(len(targets), len(targets) + len(batch.targets))
         targets += batch.targets
         if batch.targets:
-            exact = group.kind in ("draw", "edit")
+            exact = group.kind != "mixed"
             chosen += list(own_numbers) if exact else rng.choices(own_numbers, k=group.batch_size)
         for row_ids, row_labels, hidden in rows_alone(own, batch):
             logits.append(own.llm_stage.logits(hidden[:-1]))
@@ -74,7 +74,10 @@ def recomputed(own: MultimodalObjective, step: int) -> tuple[Tensor, Tensor]:
                 assert row_ids[at + 1 : at + K].tolist() == others
                 states.append(hidden[at : at + K])
                 embeds.append(own.llm_stage.embed_ids([first, *others])[0])
-    und = cross_entropy(torch.cat(logits), torch.cat(labels), ignore_index=IGNORE)
+    forced = torch.isin(torch.cat(labels), torch.tensor([first, *others, own.llm_stage.image_ids[-1]]))
+    und = torch.zeros(())
+    for part in (forced, ~forced):  # each has its own mean
+        und = und + cross_entropy(torch.cat(logits)[part], torch.cat(labels)[part], ignore_index=IGNORE)
     conditioning = own.decoder_stage.head(torch.stack(states)[chosen], torch.stack(embeds)[chosen])
     draws = own.config.noise_draws
     conditioning = conditioning.repeat(draws, 1, 1)
