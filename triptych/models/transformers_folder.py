@@ -1,6 +1,7 @@
 """Reading and writing folders in the transformers and diffusers formats, offline and strictly."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,9 +48,15 @@ def read_diffusers(cls: type[M], folder: Path) -> M:
 
 
 def write_transformers(model: Any, folder: Path, dtype: torch.dtype) -> None:
-    """save_pretrained in `dtype`, leaving the model itself as it is; works for both libraries."""
+    """save_pretrained in `dtype`, leaving the model itself as it is; works for both libraries.
+
+    Without the folder that the model was once loaded from, which diffusers would note: equal models, equal files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).to(dtype).save_pretrained(str(folder), safe_serialization=True)
+    config = read_json(folder / "config.json")
+    if config.pop("_name_or_path", None) is not None:
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _require(path: Path) -> None:
