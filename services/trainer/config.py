@@ -107,7 +107,7 @@ class LlmStage(Stage):
 class Group(_Frozen):
     """One kind of conversation in every multimodal step: rows of one length."""
 
-    kind: Literal["ask", "draw", "edit", "mixed", "quiz", "survey", "draw_crowd", "edit_crowd"]
+    kind: Literal["ask", "draw", "edit", "mixed", "quiz", "pairs", "survey", "draw_crowd", "edit_crowd"]
     batch_size: int = Field(ge=1)
     max_tokens: int = Field(ge=32)
     num_turns: int = Field(1, ge=1)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from services.trainer.data.blocks.conversations import Turn, ask_turns, converse, draw_turn, edit_turn
 from services.trainer.data.blocks.edits import edit
 from services.trainer.data.blocks.language import canonical_caption, draw_request, survey_request
+from services.trainer.data.blocks.pairs import list_pairs
 from services.trainer.data.blocks.questions import ask_many
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import Scene, Split
@@ -52,8 +53,8 @@ class Sample:
 
 
 def make_sample(kind: str, rng: random.Random, split: Split, num_turns: int, auto_task_share: float) -> Sample:
-    """One conversation of a kind: ask, draw, edit, mixed; or about a crowded picture: quiz (questions), survey (telling
-    all of it), draw_crowd, edit_crowd."""
+    """One conversation of a kind: ask, draw, edit, mixed; or about a crowded picture: quiz (questions), pairs (lists),
+    survey (telling all of it), draw_crowd, edit_crowd."""
     if kind not in MAKERS:
         return _about_a_crowd(kind, rng, split, num_turns, auto_task_share)
     return sample_from_turns(MAKERS[kind](rng, split, num_turns), rng, auto_task_share)
@@ -67,6 +68,10 @@ def _about_a_crowd(kind: str, rng: random.Random, split: Split, num_turns: int, 
         questions = ask_many(picture.scene, rng, num_turns)
         shown = (picture.scene, *(None for _ in questions[1:]))
         turns = tuple(Turn("ask", q.text, q.answer, scene, None) for q, scene in zip(questions, shown, strict=True))
+    elif kind == "pairs":
+        lists = [list_pairs(picture.scene, rng) for _ in range(num_turns)]
+        shown = (picture.scene, *(None for _ in lists[1:]))
+        turns = tuple(Turn("ask", text, told, scene, None) for (text, told), scene in zip(lists, shown, strict=True))
     elif kind == "draw_crowd":
         turns = (Turn("draw", draw_request(picture.scene, rng), None, None, picture.scene),)
     else:
