@@ -1,5 +1,6 @@
 """The command line, the examples and what operators look at, against the four real processes."""
 
+import re
 import secrets
 import sys
 from functools import partial
@@ -29,7 +30,7 @@ def test_ask(client: Client, system: System, folder: Path) -> None:
     code, stdout, stderr = triptych(system, folder, "ask", "in.png", "what?", "--max-tokens", "5")
     assert code == 0, stderr
     assert stdout.strip()
-    assert "length after" in stderr
+    assert re.search(r"\b(length|stop) after \d+ ms", stderr)  # random weights may end early
     assert "encoder" in stderr
 
 
