@@ -119,6 +119,7 @@ class UnderstandingStage(Stage):
     batch_size: int = 1  # rows are counted by group
     groups: tuple[Group, ...] = Field(min_length=1)
     auto_task_share: float = Field(0.5, ge=0, le=1, description="share of conversations without task tokens")
+    muon_lr_scale: float = Field(0.0, ge=0, description="matrices inside the parts by Muon, at this scale; 0: AdamW")
     train_encoder: bool = False
     encoder_lr_scale: float = Field(1.0, gt=0)
 

@@ -46,6 +46,19 @@ class Ema:
         torch._foreach_lerp_(own, new, 1 - decay)
 
 
+def _optimizers(config: Stage, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon (Jordan et al. 2024, updates as large as AdamW's) beside it for groups that ask for it."""
+    plain = [group for group in groups if not group.get("muon")]
+    matrices = [group for group in groups if group.get("muon")]
+    rate, decay = config.learning_rate, config.weight_decay
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(plain, lr=rate, betas=(0.9, config.beta2), weight_decay=decay, foreach=True)
+    ]
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
+
+
 def _trained(module: nn.Module) -> dict[str, Tensor]:
     return {key: p for key, p in module.named_parameters() if p.requires_grad}
 
@@ -57,13 +70,7 @@ class StageRun:
         self.objective, self.folder, self.digest = objective, folder, digest
         self.config = objective.config
         groups = objective.parameter_groups()
-        self.optimizer = torch.optim.AdamW(
-            groups,
-            lr=self.config.learning_rate,
-            betas=(0.9, self.config.beta2),
-            weight_decay=self.config.weight_decay,
-            foreach=True,
-        )
+        self.optimizers = _optimizers(self.config, groups)
         self.parameters: list[nn.Parameter] = [p for g in groups for p in g["params"]]  # type: ignore[attr-defined]
         self.ema = Ema(objective.module, self.config.ema_decay) if self.config.ema_decay else None
         self.step = 0
@@ -74,7 +81,7 @@ class StageRun:
             "digest": self.digest,
             "step": self.step,
             "module": _trained(self.objective.module),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "ema": self.ema.weights if self.ema else {},
         }
         partial = self.folder / "state.pt.partial"
@@ -97,7 +104,8 @@ class StageRun:
         with torch.no_grad():
             for key, parameter in _trained(self.objective.module).items():
                 parameter.copy_(state["module"][key])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         if self.ema:
             self.ema.weights = state["ema"]
         self.step = int(state["step"])
@@ -105,14 +113,16 @@ class StageRun:
     def advance(self) -> dict[str, Tensor]:
         """One optimizer step. Raises FailedPrecondition when the loss is no longer finite."""
         rate = learning_rate(self.config, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["lr_scale"]
+            optimizer.zero_grad(set_to_none=True)
         figures = self.objective.backward(self.step)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         if not torch.isfinite(norm):
             raise FailedPrecondition(f"{self.objective.name}: gradient norm {norm.item()} at step {self.step}")
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         if self.ema:
             self.ema.update(self.objective.module, self.step)
         self.step += 1

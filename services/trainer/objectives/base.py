@@ -28,7 +28,7 @@ class Objective(ABC):
         """Holds every trained parameter, and nothing that must not be saved with them."""
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """Optimizer groups; `lr_scale` multiplies the stage's learning rate."""
+        """Optimizer groups; `lr_scale` multiplies the stage's learning rate; `muon`: matrices, trained by Muon."""
         return [{"params": [p for p in self.module.parameters() if p.requires_grad], "lr_scale": 1.0}]
 
     def compile(self) -> None:  # noqa: B027 (a stage may have nothing to compile)

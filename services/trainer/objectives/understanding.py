@@ -106,11 +106,14 @@ class UnderstandingObjective(Objective):
         return {"encoder": self.config.encoder_lr_scale}
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        scales = self.lr_scales()
-        groups = [
-            {"params": [p for p in part.parameters() if p.requires_grad], "lr_scale": scales.get(name, 1.0)}
-            for name, part in self.trained.items()
-        ]
+        groups: list[dict[str, object]] = []
+        for name, part in self.trained.items():
+            scale = self.lr_scales().get(name, 1.0)
+            trained = {key: p for key, p in part.named_parameters() if p.requires_grad}
+            matrices = [p for key, p in trained.items() if self.config.muon_lr_scale and _is_inner_matrix(key, p)]
+            taken = {id(p) for p in matrices}
+            groups.append({"params": [p for p in trained.values() if id(p) not in taken], "lr_scale": scale})
+            groups.append({"params": matrices, "lr_scale": scale * self.config.muon_lr_scale, "muon": True})
         return [group for group in groups if group["params"]]
 
     def batch(self, group: Group, rng: random.Random, split: Split) -> Batch:
@@ -209,6 +212,11 @@ class UnderstandingObjective(Objective):
         """Encoder and LLM stages, as the services load them but for their cards, which publishing writes."""
         self.encoder_stage.save(folder / "encoder")
         self.llm_stage.save(folder / "llm")
+
+
+def _is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """What Muon is for: weights between hidden states, neither embeddings nor the LM head."""
+    return parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
 
 
 def use_eager_attention(module: nn.Module) -> None:

@@ -173,7 +173,7 @@ def test_groups_have_learning_rates_of_their_own(tmp_path: Path) -> None:
     for step in range(4):
         rate = run.advance()["learning_rate"].item()
         assert rate == pytest.approx(learning_rate(run.config, step))
-        assert [group["lr"] for group in run.optimizer.param_groups] == pytest.approx([rate, rate / 2])
+        assert [group["lr"] for group in run.optimizers[0].param_groups] == pytest.approx([rate, rate / 2])
 
 
 def test_ema() -> None:

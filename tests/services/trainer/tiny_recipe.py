@@ -67,6 +67,7 @@ VALUES: Final[dict[str, Any]] = {
         "head_intermediate_size": 32,
         "head_heads": 2,
         "head_layers": 1,
+        "muon_lr_scale": 2.0,
     },
     "publish": {"version": "0.0.1"},
 }

@@ -200,7 +200,7 @@ def test_the_head_has_a_learning_rate_of_its_own(upstream: Path) -> None:
     head = {id(p) for p in own.decoder_stage.head.parameters()}
     for group in own.parameter_groups():
         ids = {id(p) for p in group["params"]}  # type: ignore[attr-defined]
-        assert (ids <= head) == (group["lr_scale"] == 3.0)
+        assert group["lr_scale"] == (3.0 if ids <= head else 1.0) * (2.0 if group.get("muon") else 1.0)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from services.trainer.config import Group
 from services.trainer.data.tokens import IGNORE
 from services.trainer.objectives import understanding
 from services.trainer.objectives.understanding import UnderstandingObjective
+from services.trainer.train import StageRun
 from tests.services.trainer.tiny_recipe import objective, tiny_recipe
 from triptych.errors import InvalidArgument
 from triptych.models.encoder_stage import EncoderStage
@@ -72,6 +73,31 @@ def test_the_encoder_learns_only_if_wanted(train_encoder: bool, upstream: Path) 
     assert bool(gradients) == train_encoder
     scales = [group["lr_scale"] for group in own.parameter_groups()]
     assert scales == ([0.5, 1.0, 1.0] if train_encoder else [1.0, 1.0])
+
+
+def test_muon_takes_the_matrices_between_hidden_states(upstream: Path) -> None:
+    own = made(upstream, muon_lr_scale=3.0)
+    names = {id(p): name for name, p in own.module.named_parameters()}
+    groups: list[Any] = own.parameter_groups()
+    trained = [names[id(p)] for group in groups for p in group["params"]]
+    assert sorted(trained) == sorted(name for name, p in own.module.named_parameters() if p.requires_grad)
+    muon = [names[id(p)] for group in groups if group.get("muon") for p in group["params"]]
+    assert "projector.linear_1.weight" in muon
+    assert "llm.causal_lm.model.layers.0.mlp.up_proj.weight" in muon
+    assert not [name for name in muon if "embed" in name or "lm_head" in name or "norm" in name]
+    assert [group["lr_scale"] for group in groups] == [0.5, 1.5, 1.0, 3.0, 1.0, 3.0]
+
+
+def test_muon_goes_on_where_it_stopped(upstream: Path, tmp_path: Path) -> None:
+    def losses(run: StageRun, number: int) -> list[float]:
+        return [float(run.advance()["loss"].detach()) for _ in range(number)]
+
+    first = StageRun(made(upstream, muon_lr_scale=3.0), tmp_path, "d")
+    losses(first, 2)
+    first.save()
+    second = StageRun(made(upstream, muon_lr_scale=3.0), tmp_path, "d")
+    second.resume()
+    assert losses(second, 2) == losses(first, 2)
 
 
 def test_rows_too_short_for_any_conversation_are_refused(upstream: Path) -> None:
