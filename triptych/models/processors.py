@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from triptych.errors import CheckpointError
+from triptych.errors import CheckpointError, InvalidArgument
 from triptych.models.base import read_json
+
+MAX_ASPECT = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class ImageProcessor:
         path = folder / "preprocessor_config.json"
         values = read_json(path)
         try:
-            side, fit = _square(values)
+            side, fit = _square_size(values)
             mean, std, resample = tuple(values["image_mean"]), tuple(values["image_std"]), values["resample"]
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: no or no usable {error}") from error
@@ -71,7 +73,7 @@ class ImageProcessor:
         }
 
     def __call__(self, images: list[Image.Image]) -> Tensor:
-        """RGB pictures of any size to pixel_values (B, 3, size, size)."""
+        """RGB pictures to pixel_values (B, 3, size, size). Raises InvalidArgument for strips too long to crop."""
         arrays = [np.asarray(self._square(image.convert("RGB"))) for image in images]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
         return (pixels - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
@@ -81,12 +83,16 @@ class ImageProcessor:
         if self.fit == "stretch":
             return image.resize((edge, edge), resample)
         short = min(image.size)
+        if max(image.size) > MAX_ASPECT * short:  # a strip of 1 x 100,000 pixels would take gigabytes
+            raise InvalidArgument(
+                f"picture is {image.width} x {image.height}, its sides differ over {MAX_ASPECT} times"
+            )
         width, height = (edge if side == short else int(edge * side / short) for side in image.size)
         left, top = (width - edge) // 2, (height - edge) // 2
         return image.resize((width, height), resample).crop((left, top, left + edge, top + edge))
 
 
-def _square(values: dict[str, Any]) -> tuple[int, Literal["stretch", "crop"]]:
+def _square_size(values: dict[str, Any]) -> tuple[int, Literal["stretch", "crop"]]:
     """Pixels per side, 0 when the result is no square we make; old files write plain numbers for both sizes."""
     size = values["size"]
     if not values.get("do_center_crop"):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from services.trainer.data.blocks.conversations import Turn, ask_turns, converse, draw_turn, edit_turn
 from services.trainer.data.blocks.edits import edit
-from services.trainer.data.blocks.language import canonical_caption, draw_request, survey_request
+from services.trainer.data.blocks.language import canonical_caption, dense_caption, draw_request, survey_request
 from services.trainer.data.blocks.pairs import list_pairs
 from services.trainer.data.blocks.questions import ask_many
 from services.trainer.data.blocks.render import render
@@ -55,29 +55,46 @@ class Sample:
 def make_sample(kind: str, rng: random.Random, split: Split, num_turns: int, auto_task_share: float) -> Sample:
     """One conversation of a kind: ask, draw, edit, mixed; or about a crowded picture: quiz (questions), pairs (lists),
     survey (telling all of it), draw_crowd, edit_crowd."""
-    if kind not in MAKERS:
-        return _about_a_crowd(kind, rng, split, num_turns, auto_task_share)
-    return sample_from_turns(MAKERS[kind](rng, split, num_turns), rng, auto_task_share)
-
-
-def _about_a_crowd(kind: str, rng: random.Random, split: Split, num_turns: int, auto_task_share: float) -> Sample:
+    if kind in MAKERS:
+        return sample_from_turns(MAKERS[kind](rng, split, num_turns), rng, auto_task_share)
     picture = crowd(rng, split, rng.random())
-    if kind == "survey":
-        turns: tuple[Turn, ...] = (Turn("ask", survey_request(rng), picture.caption, picture.scene, None),)
-    elif kind == "quiz":
-        questions = ask_many(picture.scene, rng, num_turns)
-        shown = (picture.scene, *(None for _ in questions[1:]))
-        turns = tuple(Turn("ask", q.text, q.answer, scene, None) for q, scene in zip(questions, shown, strict=True))
-    elif kind == "pairs":
-        lists = [list_pairs(picture.scene, rng) for _ in range(num_turns)]
-        shown = (picture.scene, *(None for _ in lists[1:]))
-        turns = tuple(Turn("ask", text, told, scene, None) for (text, told), scene in zip(lists, shown, strict=True))
-    elif kind == "draw_crowd":
-        turns = (Turn("draw", draw_request(picture.scene, rng), None, None, picture.scene),)
-    else:
-        change = edit(picture.scene, rng, split)
-        turns = (Turn("edit", change.instruction, None, picture.scene, change.result),)
+    turns = CROWD_MAKERS[kind](picture.scene, rng, split, num_turns)
     return replace(sample_from_turns(turns, rng, auto_task_share), seed=picture.seed)
+
+
+def _quiz(scene: Scene, rng: random.Random, _: Split, num_turns: int) -> tuple[Turn, ...]:
+    return _about(scene, [(question.text, question.answer) for question in ask_many(scene, rng, num_turns)])
+
+
+def _pairs(scene: Scene, rng: random.Random, _: Split, num_turns: int) -> tuple[Turn, ...]:
+    return _about(scene, [list_pairs(scene, rng) for _ in range(num_turns)])
+
+
+def _survey(scene: Scene, rng: random.Random, _: Split, __: int) -> tuple[Turn, ...]:
+    return _about(scene, [(survey_request(rng), dense_caption(scene))])
+
+
+def _draw_crowd(scene: Scene, rng: random.Random, _: Split, __: int) -> tuple[Turn, ...]:
+    return (Turn("draw", draw_request(scene, rng), None, None, scene),)
+
+
+def _edit_crowd(scene: Scene, rng: random.Random, split: Split, _: int) -> tuple[Turn, ...]:
+    change = edit(scene, rng, split)
+    return (Turn("edit", change.instruction, None, scene, change.result),)
+
+
+def _about(scene: Scene, told: list[tuple[str, str]]) -> tuple[Turn, ...]:
+    """Texts and answers, the picture attached to the first."""
+    return tuple(Turn("ask", text, said, None if index else scene, None) for index, (text, said) in enumerate(told))
+
+
+CROWD_MAKERS: dict[str, Callable[[Scene, random.Random, Split, int], tuple[Turn, ...]]] = {
+    "quiz": _quiz,
+    "pairs": _pairs,
+    "survey": _survey,
+    "draw_crowd": _draw_crowd,
+    "edit_crowd": _edit_crowd,
+}
 
 
 def sample_from_turns(turns: tuple[Turn, ...], rng: random.Random, auto_task_share: float) -> Sample:

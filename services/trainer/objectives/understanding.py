@@ -109,11 +109,12 @@ class UnderstandingObjective(Objective):
         groups: list[dict[str, object]] = []
         for name, part in self.trained.items():
             scale = self.lr_scales().get(name, 1.0)
-            trained = {key: p for key, p in part.named_parameters() if p.requires_grad}
-            matrices = [p for key, p in trained.items() if self.config.muon_lr_scale and _is_inner_matrix(key, p)]
-            taken = {id(p) for p in matrices}
-            groups.append({"params": [p for p in trained.values() if id(p) not in taken], "lr_scale": scale})
-            groups.append({"params": matrices, "lr_scale": scale * self.config.muon_lr_scale, "muon": True})
+            by_muon: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+            for key, parameter in part.named_parameters():
+                if parameter.requires_grad:
+                    by_muon[self.config.muon_lr_scale > 0 and _is_inner_matrix(key, parameter)].append(parameter)
+            groups.append({"params": by_muon[False], "lr_scale": scale})
+            groups.append({"params": by_muon[True], "lr_scale": scale * self.config.muon_lr_scale, "muon": True})
         return [group for group in groups if group["params"]]
 
     def batch(self, group: Group, rng: random.Random, split: Split) -> Batch:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,7 +29,7 @@ from triptych.v1 import (
 )
 
 
-class FakeComponent:
+class FakeComponent(ABC):
     """A listening replica. `hold` stops every call until set; `errors` are raised first, one per call."""
 
     def __init__(self, card: Card) -> None:
@@ -75,8 +76,8 @@ class FakeComponent:
         self._dying = asyncio.create_task(self.stop())
         await asyncio.Event().wait()
 
-    def register(self, server: grpc.aio.Server) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def register(self, server: grpc.aio.Server) -> None: ...
 
     @asynccontextmanager
     async def call(self, context: Any) -> AsyncIterator[None]:

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from triptych.errors import CheckpointError
+from triptych.errors import CheckpointError, InvalidArgument
 from triptych.models.processors import ImageProcessor, to_pictures, to_pixels
 
 SIZES = [(32, 32), (64, 64), (17, 33), (300, 8), (1, 1), (127, 200)]  # (width, height)
@@ -45,6 +45,13 @@ def test_cropping_equals_transformers(size: tuple[int, int], tmp_path: Path) -> 
     wanted = theirs(images=[image], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(ours([image]), wanted, rtol=0, atol=1e-6)
     assert ImageProcessor.load(tmp_path) == ours
+
+
+def test_strips_too_long_to_crop_are_refused() -> None:
+    processor = ImageProcessor(size=32, fit="crop")
+    assert processor([Image.new("RGB", (3, 300))]).shape == (1, 3, 32, 32)
+    with pytest.raises(InvalidArgument, match="picture is 3 x 301, its sides differ over 100 times"):
+        processor([Image.new("RGB", (3, 301))])
 
 
 def test_sizes_as_old_files_write_them(tmp_path: Path) -> None:

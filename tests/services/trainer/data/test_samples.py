@@ -1,15 +1,17 @@
 """Conversations as prompt messages: pictures in their places, tasks named or left out, words for the LLM alone."""
 
 import random
+from typing import get_args
 
 import numpy as np
 import pytest
 
+from services.trainer.config import Group
 from services.trainer.data.blocks.conversations import Turn
 from services.trainer.data.blocks.language import canonical_caption, dense_caption
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import Block, Scene
-from services.trainer.data.samples import MAKERS, Sample, make_sample, sample_from_turns, told_in_words
+from services.trainer.data.samples import CROWD_MAKERS, MAKERS, Sample, make_sample, sample_from_turns, told_in_words
 from triptych.prompts import ImageSlot, Picture, PromptTemplate, Special, Text
 
 TEMPLATES = [
@@ -91,6 +93,10 @@ def test_kinds_about_a_crowd() -> None:
     for sample in many("survey"):
         assert sample.messages[1].contents == (dense_caption(sample.scenes[0]),)
         assert (sample.drawn, len(sample.messages)) == ((), 2)
+
+
+def test_every_kind_a_recipe_may_name_is_made() -> None:
+    assert {*MAKERS, *CROWD_MAKERS} == set(get_args(Group.model_fields["kind"].annotation))
 
 
 def test_share_of_conversations_without_tasks() -> None:
