@@ -150,8 +150,7 @@ def up(
     """Start the whole system on this machine. Ctrl-C stops it."""
     from triptych.up import LocalSystem  # needs the services, which the base install leaves out
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _reported():
+    with _reported(), _interruptible():
         system = LocalSystem(
             checkpoint, port=port, device=device, dtype=dtype, log_dir=log_dir, start_timeout_s=start_timeout_s
         )
@@ -192,6 +191,17 @@ def _make(
         Printer(save, save_preview).show(client.stream(text, images, task, params))
         if not saved:
             raise TriptychError("the reply holds no picture")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGINT both raise KeyboardInterrupt; also where a background job inherited it ignored."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _unexpected(drawing: Drawing) -> NoReturn:

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -155,6 +157,13 @@ def test_command_stops_on_a_signal(checkpoint: Path, number: int) -> None:
     assert not any(is_alive(pid) for pid in children)
 
 
+def test_command_of_a_background_job_stops_on_sigint(checkpoint: Path) -> None:
+    with command(checkpoint, "sh", "-c", 'trap "" INT; exec "$@"', "sh") as process:  # inherits SIGINT ignored
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
 def test_command_ends_when_a_service_dies(checkpoint: Path) -> None:
     with command(checkpoint) as process:
         process.stdout.readline()
@@ -165,8 +174,10 @@ def test_command_ends_when_a_service_dies(checkpoint: Path) -> None:
     assert not any(is_alive(pid) for pid in children)
 
 
-def command(checkpoint: Path) -> subprocess.Popen[str]:
+@contextmanager
+def command(checkpoint: Path, *wrapper: str) -> Iterator[subprocess.Popen[str]]:
     args = [
+        *wrapper,
         *TRIPTYCH,
         "up",
         "--checkpoint",
@@ -176,7 +187,11 @@ def command(checkpoint: Path) -> subprocess.Popen[str]:
         "--log-dir",
         str(checkpoint.parent / "logs"),
     ]
-    return subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env())
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env()) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def env() -> dict[str, str]:
