@@ -1,13 +1,10 @@
 """The encoder service put together: card -> engine -> servicer -> server."""
 
-import torch
-from transformers.utils import logging as transformers_logging
-
 from services.encoder.config import EncoderConfig
 from services.encoder.engine import EncoderEngine
 from services.encoder.servicer import SERVICE_NAME, EncoderServicer
 from triptych.card import read_card
-from triptych.models.placement import Placement
+from triptych.models.placement import Placement, prepare_torch
 from triptych.serving.component import ComponentProcess
 from triptych.serving.metrics import Metrics
 
@@ -20,23 +17,13 @@ def assemble(config: EncoderConfig, replica_id: str) -> tuple[ComponentProcess, 
     engine = EncoderEngine(config, card, placement, metrics)
     servicer = EncoderServicer(engine, card, config)
     process = ComponentProcess(
-        config,
-        card,
-        engine,
-        servicer.add_to,
-        SERVICE_NAME,
-        device=placement.device,
-        dtype=placement.dtype,
-        replica_id=replica_id,
-        metrics=metrics,
+        config, card, engine, servicer.add_to, SERVICE_NAME, placement=placement, metrics=metrics, replica_id=replica_id
     )
     return process, engine
 
 
 async def main(config: EncoderConfig, replica_id: str) -> int:
     """Serves until a signal comes; returns the exit code."""
-    transformers_logging.disable_progress_bar()  # stderr is for log lines
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
+    prepare_torch(config.num_threads)
     process, _ = assemble(config, replica_id)
     return await process.serve()

@@ -5,6 +5,7 @@ from typing import Final, Literal, Self, TypeVar
 
 import torch
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from triptych.errors import FailedPrecondition
 
@@ -37,3 +38,12 @@ class Placement:
         for parameter in module.parameters():
             parameter.data = parameter.data.to(DTYPES[self.dtype])
         return module
+
+
+def prepare_torch(num_threads: int) -> None:
+    """For a process that runs a component: so many CPU threads (0: torch's own choice), and no progress bars, since
+    stderr is for log lines.
+    """
+    transformers_logging.disable_progress_bar()
+    if num_threads:
+        torch.set_num_threads(num_threads)

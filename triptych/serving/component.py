@@ -25,6 +25,16 @@ class Engine(Protocol):
     async def stop(self) -> None: ...
 
 
+class Placement(Protocol):
+    """Where and how precisely the component runs, by the names that Describe shows."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+
 class ComponentProcess:
     """`register` adds the component's own servicer, known as `service_name`, to a server."""
 
@@ -36,10 +46,9 @@ class ComponentProcess:
         register: Callable[[grpc.aio.Server], None],
         service_name: str,
         *,
-        device: str,
-        dtype: str,
-        replica_id: str,
+        placement: Placement,
         metrics: Metrics,
+        replica_id: str,
         backend: str = "torch",
     ) -> None:
         self._config = config
@@ -48,7 +57,9 @@ class ComponentProcess:
         self._names = (service_name, describe.SERVICE_NAME)
         self._replica_id = replica_id
         self._metrics = metrics
-        self._describe = describe.ComponentServicer(card, lambda: engine.load, replica_id, backend, device, dtype)
+        self._describe = describe.ComponentServicer(
+            card, lambda: engine.load, replica_id, backend, placement.device, placement.dtype
+        )
 
     async def serve(self) -> int:
         """Until a signal comes; returns the exit code."""
