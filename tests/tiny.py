@@ -7,7 +7,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import MistralConfig, PreTrainedTokenizerFast, SiglipVisionConfig
 
-from triptych.models.checkpoint import Defaults, Spaces, write_checkpoint
+from triptych.models.cards import Defaults, Spaces
+from triptych.models.checkpoint import write_checkpoint
 from triptych.models.decoder_stage import DecoderStage
 from triptych.models.decoders.latent_diffusion import LatentDiffusion
 from triptych.models.encoder_stage import EncoderStage

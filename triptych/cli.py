@@ -13,6 +13,7 @@ from triptych.chat import Chat
 from triptych.client import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Client
 from triptych.console import Printer, note, print_components
 from triptych.errors import CheckpointError, InvalidArgument, TriptychError, Unavailable
+from triptych.imports import import_app
 from triptych.replies import Drawing, Preview
 from triptych.requests import ImageSource, Params, Task
 
@@ -228,3 +229,6 @@ def _exit_code(error: TriptychError) -> int:
     if isinstance(error, InvalidArgument | CheckpointError):
         return EXIT_BAD_INPUT
     return EXIT_UNAVAILABLE if isinstance(error, Unavailable) else EXIT_SERVER_ERROR
+
+
+app.add_typer(import_app(_reported), name="import")

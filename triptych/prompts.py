@@ -61,10 +61,11 @@ class Message:
 class PromptTemplate:
     """How a conversation becomes one sequence.
 
-    `task_token_position`: `sequence_start` right after BOS (the last turn's task), or in each `user_turn`.
+    `task_token_position`: `sequence_start` right after BOS (the last turn's task), in each `user_turn`, or `none`.
     `image_position`: a user's pictures `after_bos` (first turn's only; later ones at their turn's start), at the
     `turn_start`, or `inline` where the message has them. A picture the assistant drew stays in the sequence as its
-    [IMG] tokens and is seen again, re-encoded, at the start of the next user turn.
+    [IMG] tokens and is seen again, re-encoded, at the start of the next user turn. `image_prefix` and `image_suffix`
+    stand around every picture that is seen; after a suffix, text follows without a space.
     """
 
     system: str = VICUNA_SYSTEM
@@ -73,8 +74,10 @@ class PromptTemplate:
     bos_token: str = "<s>"
     eos_token: str = "</s>"
     num_img_tokens: int = 16
-    task_token_position: Literal["sequence_start", "user_turn"] = "sequence_start"
+    task_token_position: Literal["sequence_start", "user_turn", "none"] = "sequence_start"
     image_position: Literal["after_bos", "turn_start", "inline"] = "after_bos"
+    image_prefix: str = ""
+    image_suffix: str = ""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -103,7 +106,8 @@ class PromptTemplate:
         if self.task_token_position == "sequence_start" and tasks[-1] != "auto":
             segments.append(Special(TASK_TOKENS[tasks[-1]]))
         hoisted = _pictures(users[0]) if self.image_position == "after_bos" else ()
-        segments += [ImageSlot(p.index) for p in hoisted]
+        for picture in hoisted:
+            segments += self._image(picture)
         if self.system:
             segments.append(Text(self.system + " "))
         drawn: tuple[Picture, ...] = ()
@@ -124,13 +128,22 @@ class PromptTemplate:
         segments: list[Segment] = [Text(self.user_prefix)]
         if task != "auto":
             segments.append(Special(TASK_TOKENS[task]))
-        segments += [ImageSlot(p.index) for p in drawn]
+        for picture in drawn:
+            segments += self._image(picture)
         contents: tuple[str | Picture, ...] = tuple(c for c in message.contents if c not in skip)
         if self.image_position != "inline":
             contents = (*_pictures(message, skip), *(c for c in contents if isinstance(c, str)))
         for content in contents:
-            segments.append(ImageSlot(content.index) if isinstance(content, Picture) else Text(" " + content.strip()))
+            if isinstance(content, Picture):
+                segments += self._image(content)
+            else:
+                space = "" if self.image_suffix and segments[-1] == Text(self.image_suffix) else " "
+                segments.append(Text(space + content.strip()))
         return [*segments, Text(self.assistant_prefix)]
+
+    def _image(self, picture: Picture) -> list[Segment]:
+        around = (Text(self.image_prefix), ImageSlot(picture.index), Text(self.image_suffix))
+        return [segment for segment in around if not isinstance(segment, Text) or segment.text]
 
     def _assistant(self, message: Message) -> list[Segment]:
         segments: list[Segment] = []

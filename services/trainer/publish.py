@@ -10,7 +10,8 @@ import torch
 from services.trainer.config import Recipe
 from services.trainer.done import write_done
 from services.trainer.evaluate import evaluate_checkpoint
-from triptych.models.checkpoint import Defaults, Spaces, write_checkpoint
+from triptych.models.cards import Defaults, Spaces
+from triptych.models.checkpoint import write_checkpoint
 from triptych.models.decoder_stage import DecoderStage
 from triptych.models.encoder_stage import EncoderStage
 from triptych.models.llm_stage import LlmStage

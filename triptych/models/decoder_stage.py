@@ -123,8 +123,12 @@ class DecoderStage(nn.Module):
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Writes what `load` reads."""
-        self.head.save(folder / "head", dtype)
         self.decoder.save(folder, dtype)
+        self.save_around_decoder(folder, dtype)
+
+    def save_around_decoder(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Head, null conditioning and config; the decoder's own files are the caller's."""
+        self.head.save(folder / "head", dtype)
         null = {"null_conditioning": self.null_conditioning.to(dtype).contiguous()}
         save_file(null, folder / "head" / "null_conditioning.safetensors")
         config = {"head": self.head.type_name, "decoder": self.decoder.type_name}

@@ -41,8 +41,13 @@ class EncoderStage(nn.Module):
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Writes what `load` reads."""
+        self.encoder.save(folder / "vision", dtype)
+        self.save_around_encoder(folder, dtype)
+
+    def save_around_encoder(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Projector, preprocessing and config; the vision model's own files are the caller's."""
         vision = folder / "vision"
-        self.encoder.save(vision, dtype)
+        vision.mkdir(parents=True, exist_ok=True)
         self.projector.save(folder / "projector", dtype)
         (vision / "preprocessor_config.json").write_text(json.dumps(self.processor.to_dict(), indent=2) + "\n")
         config = {

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from triptych.errors import CheckpointError, InvalidArgument
-from triptych.models.base import read_json
+from triptych.models.base import read_json, read_value
 
 MAX_ASPECT = 100
 
@@ -33,9 +33,15 @@ class ImageProcessor:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Reads `preprocessor_config.json`. Raises CheckpointError when it asks for what this class does not do."""
-        path = folder / "preprocessor_config.json"
-        values = read_json(path)
+        """Reads `preprocessor_config.json`, or what transformers 5 writes for models of several media instead.
+
+        Raises CheckpointError when it asks for what this class does not do.
+        """
+        path, whole = folder / "preprocessor_config.json", folder / "processor_config.json"
+        if path.is_file() or not whole.is_file():
+            values = read_json(path)
+        else:
+            path, values = whole, read_value(whole, "image_processor")
         try:
             side, fit = _square_size(values)
             mean, std, resample = tuple(values["image_mean"]), tuple(values["image_std"]), values["resample"]

@@ -11,7 +11,8 @@ from tests import tiny
 from triptych.card import matches, read_card, verify_digest
 from triptych.errors import InvalidArgument
 from triptych.models.base import read_weights
-from triptych.models.checkpoint import Spaces, write_checkpoint
+from triptych.models.cards import Spaces
+from triptych.models.checkpoint import write_checkpoint
 from triptych.models.heads.query_transformer import QueryTransformer
 from triptych.models.unified import UnifiedModel
 from triptych.prompts import Message
@@ -102,7 +103,7 @@ def test_failure_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.Monkey
     def full(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("triptych.models.checkpoint.make_decoder_probes", full)
+    monkeypatch.setattr("triptych.models.cards.make_decoder_probes", full)
     with pytest.raises(OSError, match="no space"):
         tiny.write_tiny_checkpoint(folder, seed=1)
     assert read_card(folder / "llm").digest == before

@@ -75,6 +75,10 @@ class LatentDiffusion(Component):
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         write_transformers(self.unet, folder / "unet", dtype)
         write_transformers(self.vae, folder / "vae", dtype)
+        self.save_schedule(folder)
+
+    def save_schedule(self, folder: Path) -> None:
+        """Writes `scheduler/`."""
         (folder / "scheduler").mkdir(exist_ok=True)
         schedule = json.dumps(self.noise_schedule, indent=2)
         (folder / "scheduler" / "scheduler_config.json").write_text(schedule + "\n")

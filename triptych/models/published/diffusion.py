@@ -1,0 +1,106 @@
+"""A published Stable Diffusion of the 1.x kind, in the folders of diffusers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from triptych.errors import CheckpointError
+from triptych.models.base import GenerationHead, read_json
+from triptych.models.decoder_stage import DecoderStage
+from triptych.models.decoders.latent_diffusion import LatentDiffusion
+from triptych.models.published.config import parse_config
+from triptych.models.published.keys import PLAIN, TEXT_ENCODER, VAE, Spelling, match
+from triptych.models.published.shards import write_shards
+from triptych.models.published.stored import StoredTensor, read_stored
+from triptych.models.published.streamed import build_empty, stream
+
+M = TypeVar("M", bound=nn.Module)
+
+STEM: Final = "diffusion_pytorch_model"
+
+
+@dataclass(frozen=True)
+class PublishedDiffusion:
+    """An empty decoder and the tensors that belong in it; `null_conditioning` is the text encoder's answer to an empty
+    text, (1, L, C), which guidance starts from (models trained with dropped captions know it best)."""
+
+    decoder: LatentDiffusion
+    unet: Mapping[str, StoredTensor]
+    vae: Mapping[str, StoredTensor]
+    null_conditioning: Tensor
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Reads configs and headers, and runs the text encoder once. Raises CheckpointError naming what is wrong."""
+        unet, unet_tensors = _open(UNet2DConditionModel, folder / "unet", PLAIN)
+        vae, vae_tensors = _open(AutoencoderKL, folder / "vae", VAE)
+        schedule = folder / "scheduler" / "scheduler_config.json"
+        try:
+            decoder = LatentDiffusion(unet, vae, read_json(schedule)).eval()
+        except ValueError as error:
+            raise CheckpointError(f"{schedule}: {error}") from error
+        null = _null_conditioning(folder)
+        _check_fit(folder, unet.config, vae.config, null.shape[-1])
+        return cls(decoder, unet_tensors, vae_tensors, null)
+
+    def write(self, folder: Path, head: GenerationHead) -> DecoderStage:
+        """Writes a component folder but for card and probes; returns the stage, which reads it as needed."""
+        parts = {"unet": (self.decoder.unet, self.unet), "vae": (self.decoder.vae, self.vae)}
+        for name, (module, tensors) in parts.items():
+            module.save_config(str(folder / name))
+            write_shards(folder / name, STEM, tensors)
+            stream(module, read_stored(folder / name, (STEM,)))
+        self.decoder.save_schedule(folder)
+        stage = DecoderStage(head, self.decoder, self.null_conditioning).eval().requires_grad_(False)
+        stage.save_around_decoder(folder)
+        return stage
+
+
+def _open(model_class: type[M], folder: Path, spelling: Spelling) -> tuple[M, dict[str, StoredTensor]]:
+    path = folder / "config.json"
+    values = read_json(path)
+    values.pop("_name_or_path", None)
+    if values.get("_class_name") != model_class.__name__:
+        raise CheckpointError(f"{path}: _class_name is {values.get('_class_name')!r}, must be {model_class.__name__!r}")
+    config_class: Any = model_class
+    try:
+        module: M = build_empty(lambda: config_class.from_config(values))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return module, match(read_stored(folder, (STEM,)), module, spelling, folder)
+
+
+def _null_conditioning(folder: Path) -> Tensor:
+    path = folder / "text_encoder" / "config.json"
+    values = read_json(path)
+    if values.get("model_type") != CLIPTextConfig.model_type:
+        raise CheckpointError(f"{path}: model_type is {values.get('model_type')!r}, must be 'clip_text_model'")
+    config = parse_config(CLIPTextModel, values, path)
+    encoder = build_empty(lambda: CLIPTextModel(config))
+    tensors = read_stored(path.parent, ("model", "pytorch_model"))
+    stream(encoder, match(tensors, encoder, TEXT_ENCODER, path.parent))
+    for name in ("vocab.json", "merges.txt"):
+        if not (folder / "tokenizer" / name).is_file():
+            raise CheckpointError(f"{folder / 'tokenizer' / name} is missing")
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+    ids = tokenizer("", padding="max_length", max_length=config.max_position_embeddings, return_tensors="pt").input_ids
+    with torch.no_grad():
+        return encoder(ids).last_hidden_state  # type: ignore[no-any-return]
+
+
+def _check_fit(folder: Path, unet: Any, vae: Any, text_width: int) -> None:
+    if unet.cross_attention_dim != text_width:
+        raise CheckpointError(
+            f"{folder}: the UNet attends to width {unet.cross_attention_dim}, the text encoder's is {text_width}"
+        )
+    if not unet.in_channels == unet.out_channels == vae.latent_channels:
+        raise CheckpointError(
+            f"{folder}: the UNet takes {unet.in_channels} channels and gives {unet.out_channels}, "
+            f"the VAE's latents have {vae.latent_channels}"
+        )
