@@ -96,7 +96,7 @@ def match(
             sources[name] for name, tensor in fitted.items() if tensor.dtype not in NAMES
         ],
     }
-    if found := [f"{_listed(keys)} {what}" for what, keys in complaints.items() if keys]:
+    if found := [f"{what}: {_listed(keys)}" for what, keys in complaints.items() if keys]:
         raise CheckpointError(f"{where}: {'; '.join(found)}")
     return fitted
 

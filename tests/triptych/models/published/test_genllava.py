@@ -1,4 +1,4 @@
-"""SigLIP, Mistral and Stable Diffusion in one checkpoint give what transformers and diffusers give from their folders."""
+"""SigLIP, Mistral and Stable Diffusion in one checkpoint give what transformers and diffusers give from their own."""
 
 import json
 from pathlib import Path
