@@ -31,7 +31,7 @@ NUM_TAIL_LINES: Final = 15
 
 
 class LocalSystem:
-    """Encoder, LLM and decoder from one checkpoint, and the orchestrator in front of them. A context manager."""
+    """Encoder, LLM and decoder (if there is one) of a checkpoint, and the orchestrator in front of them. A context manager."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class LocalSystem:
         """
         _check_choice("device", device, DEVICES)
         _check_choice("dtype", dtype, DTYPES)
-        check_checkpoint(Path(checkpoint))
+        self._components = check_checkpoint(Path(checkpoint))
         _check_port(port)
         self.log_dir = Path(log_dir) if log_dir is not None else Path(tempfile.mkdtemp(prefix="triptych-"))
         self._checkpoint = Path(checkpoint)
@@ -70,9 +70,9 @@ class LocalSystem:
         """
         self.log_dir.mkdir(parents=True, exist_ok=True)
         try:
-            for service in COMPONENTS:
+            for service in self._components:
                 self._spawn(service)
-            for service in COMPONENTS:
+            for service in self._components:
                 self._await_address(service)
             self._spawn("orchestrator")
             self._await_address("orchestrator")
@@ -152,7 +152,7 @@ class LocalSystem:
         flags["--drain-timeout-s"] = str(DRAIN_TIMEOUT_S)
         if service == "orchestrator":
             flags["--port"] = str(self._port or port)
-            flags.update({f"--{name}-addresses": self._addresses[name] for name in COMPONENTS})
+            flags.update({f"--{name}-addresses": self._addresses[name] for name in self._components})
         else:
             flags["--port"] = port
             flags.update(
@@ -186,8 +186,11 @@ class LocalSystem:
         return self.log_dir / f"{service}.address"
 
 
-def check_checkpoint(folder: Path) -> None:
-    """Raises CheckpointError naming what is missing, malformed, half-copied or changed."""
+def check_checkpoint(folder: Path) -> tuple[str, ...]:
+    """The components it holds: all three, or no decoder where the LLM does not draw.
+
+    Raises CheckpointError naming what is missing, malformed, half-copied or changed.
+    """
     file = folder / "system.json"
     try:
         json.loads(file.read_text(encoding="utf-8"))
@@ -195,8 +198,11 @@ def check_checkpoint(folder: Path) -> None:
         raise CheckpointError(f"{folder} is no checkpoint: {file} is missing") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: {error}") from error
-    with ThreadPoolExecutor(len(COMPONENTS)) as threads:
-        list(threads.map(lambda name: verify_digest(folder / name, read_card(folder / name)), COMPONENTS))
+    draws = read_card(folder / "llm").facts.get("handover") != "none"
+    components = COMPONENTS if draws or (folder / "decoder").exists() else COMPONENTS[:2]
+    with ThreadPoolExecutor(len(components)) as threads:
+        list(threads.map(lambda name: verify_digest(folder / name, read_card(folder / name)), components))
+    return components
 
 
 def _missing(client: Client) -> str:

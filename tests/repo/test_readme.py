@@ -41,6 +41,9 @@ def test_triptych_command(line: str) -> None:
     _, name, *args = shlex.split(line)
     assert isinstance(group, click.Group | typer.core.TyperGroup)
     command = group.commands[name]
+    while isinstance(command, click.Group | typer.core.TyperGroup):
+        name, *args = args
+        command = command.commands[name]
     context = command.make_context(name, list(args))
     assert context.params
     options = {option for param in command.params for option in param.opts}

@@ -41,8 +41,9 @@ def image(tmp_path: Path) -> str:
 
 def test_every_command_and_option_has_help() -> None:
     group = typer.main.get_command(app)
-    assert set(group.commands) == {"ask", "draw", "edit", "chat", "status", "up"}
-    for command in (group, *group.commands.values()):
+    assert set(group.commands) == {"ask", "draw", "edit", "chat", "status", "up", "import"}
+    importers = group.commands["import"].commands
+    for command in (group, *group.commands.values(), *importers.values()):
         assert command.help, command.name
         for param in command.params:
             assert getattr(param, "help", None), f"{command.name} {param.name}"

@@ -60,6 +60,8 @@ def _split(tensors: Tensors, max_shard_bytes: int) -> list[dict[str, StoredTenso
 
 
 def _write(path: Path, tensors: Tensors) -> None:
+    # Wide types first, as the library does: every tensor then starts at a multiple of its own width.
+    tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))
     ends = [0]
     for tensor in tensors.values():
         ends.append(ends[-1] + num_bytes(tensor))

@@ -77,6 +77,6 @@ def test_an_import_takes_less_than_one_and_a_half_shards(tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", SCRIPT, *folders_], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     streamed, loaded = map(int, done.stdout.split()[-2:])
-    print(f"largest shard {largest / 1e6:.0f} MB, import {streamed / 1e6:.0f} MB, whole {loaded / 1e6:.0f} MB")
-    assert streamed < 1.5 * largest
-    assert loaded > 4 * largest  # the measure would have seen a whole model
+    figures = f"largest shard {largest / 1e6:.0f} MB, import {streamed / 1e6:.0f} MB, whole {loaded / 1e6:.0f} MB"
+    assert streamed < 1.5 * largest, figures
+    assert loaded > 4 * largest, figures  # the measure would have seen a whole model
