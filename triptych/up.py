@@ -31,7 +31,7 @@ NUM_TAIL_LINES: Final = 15
 
 
 class LocalSystem:
-    """Encoder, LLM and decoder (if there is one) of a checkpoint, and the orchestrator in front of them. A context manager."""
+    """A checkpoint's encoder, LLM and decoder, if it has one, and the orchestrator in front. A context manager."""
 
     def __init__(
         self,

@@ -132,3 +132,30 @@ def test_dict_round_trip() -> None:
     assert PromptTemplate.from_dict(made.to_dict()) == made
     with pytest.raises(ValueError, match=r"unknown prompt template keys: \['sistem'\]"):
         PromptTemplate.from_dict({"sistem": "x"})
+
+
+AROUND = {
+    "system": "",
+    "user_prefix": " USER:",
+    "task_token_position": "none",
+    "image_prefix": " ",
+    "image_suffix": " \n",
+}
+SURROUNDED = {
+    "turn_start": "<s> USER: <0> \nWhat is this? ASSISTANT:",
+    "inline": "<s> USER: What is <0> \nthis? ASSISTANT:",
+    "after_bos": "<s> <0> \n USER: What is this? ASSISTANT:",
+}
+
+
+@pytest.mark.parametrize("image_position", IMAGE_POSITIONS)
+def test_text_around_pictures_and_no_task_token(image_position: Any) -> None:
+    made = PromptTemplate(**AROUND, image_position=image_position)
+    found = spell(made.segments([user("What is", Picture(0), "this?")], ["understand"]))
+    assert found == SURROUNDED[image_position]
+
+
+def test_text_around_a_drawn_picture() -> None:
+    made = PromptTemplate(**AROUND, image_position="turn_start", num_img_tokens=1)
+    found = spell(made.segments([user("Draw"), assistant(Picture(0)), user("Go on")], ["generate", "edit"]))
+    assert found == "<s> USER: Draw ASSISTANT:[SOI][IMG0][EOI]</s> USER: <0> \nGo on ASSISTANT:"
