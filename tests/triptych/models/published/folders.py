@@ -149,7 +149,7 @@ def write_tokenizer(folder: Path, *more: str) -> int:
     as_bytes = [f"<0x{value:02X}>" for value in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=special + as_bytes, show_progress=False)
     # Word by word, as sentencepiece: no token reaches across a space.
-    tokenizer.train_from_iterator((f" {word}" for text in SENTENCES for word in text.split()), trainer)
+    tokenizer.train_from_iterator((word for text in SENTENCES for word in text.split()), trainer)
     values = json.loads(tokenizer.to_str())
     values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] in special]
     tokenizer = Tokenizer.from_str(json.dumps(values))

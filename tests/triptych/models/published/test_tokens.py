@@ -39,7 +39,6 @@ def test_pieces_are_the_whole(tmp_path: Path, has_metaspace: bool) -> None:
     codec = read_tokenizer(tmp_path, TEMPLATE).codec
     pieces = [" Where is the", " red cube?", " USER:", " draw a blue ball ", " twice\nnaïve 日本"]
     assert "".join(pieces) == " " + TEXT
-    # "ball  twice": two spaces are one token of the published vocabulary only if it has one; here each is its own.
     assert [id_ for piece in pieces for id_ in codec.encode(piece)] == wanted
     codec.save(tmp_path / "saved")
     assert TextCodec.load(tmp_path / "saved").encode(" " + TEXT) == wanted
