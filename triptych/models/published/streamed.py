@@ -5,6 +5,7 @@ What a checkpoint's golden probes need: a forward pass in float32 through a mode
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from mmap import mmap
 from typing import Any, TypeVar
 
 import torch
@@ -38,12 +39,22 @@ def stream(module: nn.Module, tensors: Mapping[str, StoredTensor]) -> None:
 
 def _fill(own: Mapping[str, StoredTensor], part: nn.Module, *_: Any) -> None:
     for name, tensor in own.items():
-        setattr(part, name, _parameter(tensor.read().float()))
+        setattr(part, name, _parameter(_in_float32(tensor)))
 
 
 def _drop(own: Mapping[str, StoredTensor], part: nn.Module, *_: Any) -> None:
     for name, tensor in own.items():
         setattr(part, name, _parameter(torch.tensor(torch.nan).expand(tensor.shape)))
+
+
+def _in_float32(tensor: StoredTensor) -> Tensor:
+    """In memory straight from the kernel, which goes back there when the tensor dies: the C library's heap, asked for
+    large aligned blocks of changing sizes again and again, grows by most of the model."""
+    stored = tensor.read()
+    if stored.dtype == torch.float32:
+        return stored
+    memory = torch.frombuffer(mmap(-1, 4 * stored.numel()), dtype=torch.float32)
+    return memory.view(stored.shape).copy_(stored)
 
 
 def _parameter(values: Tensor) -> nn.Parameter:
