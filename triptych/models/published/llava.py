@@ -87,6 +87,8 @@ def _check(values: dict[str, Any], path: Path) -> None:
     for key, wanted in EXPECTED.items():
         if (found := values.get(key, wanted if key != "model_type" else None)) != wanted:
             raise CheckpointError(f"{path}: {key} is {found!r}, must be {wanted!r}")
+    if not isinstance(layer := values.get("vision_feature_layer", -2), int):
+        raise CheckpointError(f"{path}: vision_feature_layer is {layer!r}, must be one number")
     strategy = values.get("vision_feature_select_strategy", "default")
     tower = _part(values, "vision_config", path).get("model_type")
     if CLASS_TOKEN.get(strategy) != tower:

@@ -170,6 +170,7 @@ BAD_CONFIGS: dict[str, tuple[dict[str, object], str]] = {
     "another projector": ({"projector_hidden_act": "relu"}, "projector_hidden_act is 'relu', must be 'gelu'"),
     "with the class token": ({"vision_feature_select_strategy": "full"}, "strategy is 'full' with 'clip_vision_model'"),
     "no text model": ({"text_config": None}, "config.json: no 'text_config'"),
+    "several layers": ({"vision_feature_layer": [-2, -5]}, r"vision_feature_layer is \[-2, -5\], must be one number"),
     "too deep": ({"vision_feature_layer": -9}, "feature_layer -9: out of -4..-1"),
     "of no shape": ({"text_config": {"model_type": "llama", "hidden_size": "x"}}, "config.json: .*hidden_size"),
     "larger": (
