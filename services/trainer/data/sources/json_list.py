@@ -35,7 +35,9 @@ def _lines(file: TextIO) -> Iterator[Any]:
 
 def _items(file: TextIO, path: Path) -> Iterator[Any]:
     decoder = json.JSONDecoder()
-    text = file.read(CHUNK_CHARS).lstrip(BLANK + "\ufeff")
+    text = ""
+    while not text and (chunk := file.read(CHUNK_CHARS)):
+        text = chunk.lstrip(BLANK + "\ufeff")
     if not text.startswith("["):
         raise InvalidArgument(f"{path} is no JSON list: it begins with {text[:20]!r}")
     at, more, number = 1, True, 0
@@ -44,15 +46,23 @@ def _items(file: TextIO, path: Path) -> Iterator[Any]:
             at += 1
         if text.startswith("]", at):
             return
-        try:
-            item, end = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
+        item, end = _item(decoder, text, at)
+        if end is None:  # half of it may be in the next chunk
             if not more:
-                raise InvalidArgument(f"{path}: entry {number} is cut off or no JSON: {error.msg}") from None
-            item, end = None, len(text)
-        if more and end == len(text):  # the entry may go on in the next chunk (a number, or half an object)
+                raise InvalidArgument(f"{path}: entry {number} is cut off or no JSON: {text[at : at + 40]!r}")
             chunk = file.read(max(CHUNK_CHARS, len(text) - at))
             text, at, more = text[at:] + chunk, 0, bool(chunk)
             continue
         yield item
         at, number = end, number + 1
+
+
+def _item(decoder: json.JSONDecoder, text: str, at: int) -> tuple[Any, int | None]:
+    """A value and where it ends; None where it is not there whole, which is known by the comma or bracket after it."""
+    try:
+        item, end = decoder.raw_decode(text, at)
+    except json.JSONDecodeError:
+        return None, None
+    while end < len(text) and text[end] in BLANK:
+        end += 1
+    return (item, end) if end < len(text) and text[end] in ",]" else (None, None)
