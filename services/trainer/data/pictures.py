@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from services.trainer.data.fingerprints import picture_hash
 from services.trainer.data.records import BadRecord
@@ -44,6 +44,8 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> PictureFile:
             hashed = picture_hash(image)
     except Image.DecompressionBombError as error:
         raise BadRecord("picture too large", f"{path.name}: {error}") from None
+    except UnidentifiedImageError:  # its message holds an address, and would differ from run to run
+        raise BadRecord("picture unreadable", f"{path.name}: none of {', '.join(SUFFIXES)}") from None
     except BROKEN as error:
         raise BadRecord("picture unreadable", f"{path.name}: {error}") from None
     return PictureFile(data, SUFFIXES[kind], hashlib.sha256(data).hexdigest(), hashed, width, height)

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,10 @@ def _kept(folder: MixFolder, bad: list[dict[str, Any]], duplicates: list[dict[st
     kept: dict[str, list[Row]] = {}
     for config in folder.mix.sources:
         rows = kept.setdefault(config.name, [])
-        bad += read_lines(folder.bad(config.name))
+        refused = list(read_lines(folder.bad(config.name)))
         for values in _scanned(folder, config.name):
             if "bad" in values:
-                bad.append(values["bad"])
+                refused.append(values["bad"])
                 continue
             found = Scanned.from_dict(values)
             repeats = deduplicator.original(f"{config.name}/{found.id}", found)
@@ -67,6 +68,7 @@ def _kept(folder: MixFolder, bad: list[dict[str, Any]], duplicates: list[dict[st
             else:
                 row = {"source": config.name, "position": found.position, "id": found.id, "repeats": repeats}
                 duplicates.append(row)
+        bad += sorted(refused, key=itemgetter("position"))
     return kept
 
 

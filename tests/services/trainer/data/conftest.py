@@ -37,7 +37,7 @@ def damage(root: Path) -> None:
 
     path = root / "llava/llava_v1_5_mix665k.json"
     entries = json_value(path)
-    again = [{**t, "value": t["value"].upper()} for t in entries[0]["conversations"]]
+    again = [{**t, "value": t["value"].upper().replace("<IMAGE>", "<image>")} for t in entries[0]["conversations"]]
     said = [turn("human", "<image>\nwhat?"), turn("gpt", "nothing")]
     (root / "llava/images/broken.jpg").write_bytes(b"GIF89a nonsense")
     save(root / "llava/images/again.png", 0)  # LLaVA's first picture, in another format

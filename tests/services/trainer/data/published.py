@@ -12,21 +12,8 @@ from services.trainer.data.mix import Mix
 
 TOKENIZER = Path(__file__).parents[4] / "checkpoints" / "genllava-tiny" / "llm"
 WORDS = [
-    "river",
-    "stone",
-    "lamp",
-    "window",
-    "garden",
-    "engine",
-    "paper",
-    "silver",
-    "morning",
-    "harbour",
-    "violet",
-    "copper",
-    "winter",
-    "ladder",
-    "meadow",
+    *("river", "stone", "lamp", "window", "garden", "engine", "paper", "silver"),
+    *("morning", "harbour", "violet", "copper", "winter", "ladder", "meadow"),
 ]
 
 
