@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -64,19 +64,21 @@ def _run(progress: Progress, pool: Executor, title: str, step: Step, arguments: 
 
 
 @contextmanager
-def _pool(num_workers: int) -> Any:
+def _pool(num_workers: int) -> Iterator[Executor]:
     # Spawned, not forked: threads of the libraries in this process would not survive a fork.
-    with ProcessPoolExecutor(num_workers, get_context("spawn"), _end_with_parent) as pool:
+    with ProcessPoolExecutor(num_workers, get_context("spawn"), _begin_worker) as pool:
         yield pool
 
 
+def _begin_worker() -> None:
+    """Ctrl-C ends a worker at once and without a word, in the middle of a step: what it had not finished is not
+    there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
 def _end_with_parent() -> None:
-    """In a worker: Ctrl-C is the parent's to handle, and when the parent is killed the worker ends as well."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_wait_for_end, daemon=True).start()
-
-
-def _wait_for_end() -> None:
+    """However the parent ended."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -76,7 +76,8 @@ def test_killed_and_gone_on(tmp_path: Path) -> None:
     assert output.strip() == "out/card.html"
     assert MixFolder.begin(mix, tmp_path / "whole", root).mix.name == "tiny"
     make_mix(tmp_path / "whole")
-    written = sorted(path.name for path in (root / "out").iterdir() if path.is_file() and path.suffix != ".partial")
+    assert not list((root / "out").rglob("*.partial"))
+    written = sorted(path.name for path in (root / "out").iterdir() if path.is_file())
     assert written == sorted(path.name for path in (tmp_path / "whole").iterdir() if path.is_file())
     for name in written:
         assert (root / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

@@ -2,7 +2,8 @@
 
 docvqa  `{"data": [{questionId, question, image, answers}]}`; of several answers the first, as its authors advise
 chartqa `[{imgname, query, label}]`
-dvqa    `[{image, question, answer, question_id}]`
+lrv     LRV-Instruction's `[{image_id, question, answer}]`; without an ending, `image_id` is a .jpg; answers are
+sentences dvqa    `[{image, question, answer, question_id}]`
 ai2d    a folder of `{"imageName", "questions": {text: {answerTexts, correctAnswer, abcLabel, questionId}}}`
 synthdog JSON lines `{file_name, ground_truth}`, the latter JSON text with `gt_parse.text_sequence`: the page is read
 out
@@ -10,7 +11,7 @@ out
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from services.trainer.data.records import BadRecord, Record
@@ -23,11 +24,12 @@ from triptych.prompts import Message, Picture
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
 READ = "Read the text in the image."
-Format = Literal["docvqa", "chartqa", "dvqa", "ai2d", "synthdog"]
+Format = Literal["docvqa", "chartqa", "dvqa", "lrv", "ai2d", "synthdog"]
 KEYS: dict[Format, tuple[str, str, str, str]] = {  # picture, question, answer, id
     "docvqa": ("image", "question", "answers", "questionId"),
     "chartqa": ("imgname", "query", "label", "id"),
     "dvqa": ("image", "question", "answer", "question_id"),
+    "lrv": ("image_id", "question", "answer", "id"),
 }
 
 
@@ -75,10 +77,14 @@ class DocumentsSource(Source):
         if self.config.format == "ai2d":
             return self._ai2d(entry, position)
         if self.config.format == "synthdog":
-            return _ask(str(position), text_of(entry, "file_name"), "", _sequence(entry), READ)
+            return _ask(str(position), text_of(entry, "file_name"), None, _sequence(entry), READ)
         picture, question, answer, key = KEYS[self.config.format]
-        said = _first(entry, answer)
-        return _ask(id_of(entry, position, key), text_of(entry, picture), text_of(entry, question), said, SHORT)
+        name, said = id_of(entry, position, key), _first(entry, answer)
+        asked = text_of(entry, question)
+        if self.config.format == "lrv":
+            path = str(_first(entry, picture))
+            return _ask(name, path if PurePosixPath(path).suffix else f"{path}.jpg", asked, said, "")
+        return _ask(name, text_of(entry, picture), asked, said, SHORT)
 
     def _ai2d(self, entry: Any, position: int) -> Record:
         name, text = text_of(entry, "imageName"), text_of(entry, "text")
@@ -93,10 +99,13 @@ class DocumentsSource(Source):
         return _ask(made, path, f"{text}\n{listed}", chr(ord("A") + right), LETTER)
 
 
-def _ask(name: str, picture: str, question: str, answer: str, form: str) -> Record:
-    asked = f"{question.strip()}\n{form}" if question else form
+def _ask(name: str, picture: str, question: str | None, answer: str, form: str) -> Record:
+    """`form`: what the reader says of its own, in place of a question where there is None."""
+    if question is not None and not question.strip():
+        raise BadRecord("empty text", "the question")
+    asked = "\n".join(part.strip() for part in (question, form) if part)
     messages = (Message("user", (Picture(0), asked)), Message("assistant", (answer.strip(),)))
-    made = Record(name, "understand", messages, (picture,), added=(form,))
+    made = Record(name, "understand", messages, (picture,), added=(form,) if form else ())
     made.check()
     return made
 

@@ -1,7 +1,7 @@
 """LLaVA's conversation JSON: a list of `{id, image?, conversations: [{from: human|gpt, value}]}`, `<image>` in the
 text.
 
-LLaVA-Finetune, LVIS-Instruct4V, LRV-Instruction, ShareGPT4V and laion-gpt4v are published so. Extension read as well:
+LLaVA-Finetune, LVIS-Instruct4V and ShareGPT4V are published so. Extension read as well:
 a list of names under `image` or `images`, one `<image>` for each.
 """
 

@@ -52,6 +52,15 @@ def test_dvqa(tmp_path: Path) -> None:
     assert [told(r)[3] for r in records(path, "dvqa")] == ["no", "6"]
 
 
+def test_lrv(tmp_path: Path) -> None:
+    entries = [{"image_id": "4", "question": "Is there a bus?", "answer": "No, there is none.", "task": "existence"}]
+    entries += [{**entries[0], "image_id": "two_col_5.png"}, {**entries[0], "image_id": 6}]  # type: ignore[dict-item]
+    made = records(write(tmp_path / "filter_cap1.json", entries), "lrv")
+    assert [r.pictures for r in made] == [("4.jpg",), ("two_col_5.png",), ("6.jpg",)]
+    assert told(made[0])[2:] == ("Is there a bus?", "No, there is none.")
+    assert made[0].added == ()
+
+
 def test_ai2d(tmp_path: Path) -> None:
     folder = tmp_path / "questions"
     question = {"abcLabel": False, "answerTexts": ["the sun", "rain"], "correctAnswer": 1, "questionId": "0.png-0"}
@@ -73,7 +82,8 @@ def test_synthdog(tmp_path: Path) -> None:
 
 BAD: list[tuple[str, Any, str]] = [
     ("docvqa", {"questionId": 1, "question": "q", "image": "a.png", "answers": []}, "malformed"),
-    ("docvqa", {"questionId": 1, "question": " ", "image": "a.png"}, "malformed"),
+    ("docvqa", {"questionId": 1, "question": "q", "image": "a.png"}, "malformed"),
+    ("docvqa", {"questionId": 1, "question": " ", "image": "a.png", "answers": ["x"]}, "empty text"),
     ("chartqa", {"imgname": "a.png", "query": "q", "label": None}, "malformed"),
     ("chartqa", {"imgname": "a.png", "query": "q", "label": " "}, "empty text"),
     ("dvqa", "text", "malformed"),
