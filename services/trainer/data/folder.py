@@ -36,17 +36,25 @@ class MixFolder:
         another mix has been begun.
         """
         folder, under = cls(out), mix.under(root)
-        known = folder.work / "mix.json"
-        if known.exists() and read_json(known)["digest"] != mix.digest:
-            raise InvalidArgument(f"{out} was begun by another recipe: go on with that one, or take another folder")
         if out.exists() and not out.is_dir():
             raise InvalidArgument(f"{out} is a file")
+        if folder._begun_by() not in (None, mix.digest):
+            raise InvalidArgument(f"{out} was begun by another recipe: go on with that one, or take another folder")
         if under.length:
             Cutter(under.length)
         for config in under.sources:
             under.source(config.name).check()
-        write_json(known, {"digest": mix.digest, "root": str(root), "mix": mix.model_dump(mode="json")})
+        begun = {"digest": mix.digest, "root": str(root), "mix": mix.model_dump(mode="json")}
+        write_json(folder.work / "mix.json", begun)
         return folder
+
+    def _begun_by(self) -> str | None:
+        """The digest of the recipe whose work this is; None for a new folder. Shards outlive `work`, and are gone on
+        from as well."""
+        for path in (self.work / "mix.json", self.index):
+            if path.exists():
+                return str(read_json(path)["digest"])
+        return "unknown" if next(self.out.glob("shard-*"), None) else None
 
     @cached_property
     def mix(self) -> Mix:

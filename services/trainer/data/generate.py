@@ -71,7 +71,6 @@ class Writer:
     def __init__(self, endpoint: Endpoint, cache: Path) -> None:
         self.endpoint, self.cache = endpoint, cache
         self._rate = RateLimit(endpoint.requests_per_minute)
-        self._headers = {"Authorization": f"Bearer {key}"} if (key := endpoint.key()) else {}
         self._retry = urllib3.Retry(
             total=endpoint.max_retries,
             redirect=False,  # a key goes where the recipe says, and nowhere else
@@ -109,7 +108,9 @@ class Writer:
     def _post(self, body: bytes) -> str:
         self._rate.wait()
         url = f"{self.endpoint.base_url.rstrip('/')}/chat/completions"
-        headers = {"Content-Type": "application/json", **self._headers}
+        headers = {"Content-Type": "application/json"}
+        if key := self.endpoint.key():
+            headers["Authorization"] = f"Bearer {key}"
         try:
             response = self._pool.request(
                 "POST", url, body=body, headers=headers, retries=self._retry, timeout=self.endpoint.timeout_s

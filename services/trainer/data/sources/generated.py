@@ -44,7 +44,7 @@ class GeneratedSource(Source):
     def __init__(self, config: Config, seed: int) -> None:
         super().__init__(config, seed)
         self.max_concurrency = config.endpoint.max_concurrency
-        self._writer: Writer | None = None
+        self._writer = Writer(config.endpoint, config.cache)
 
     @property
     def pictures(self) -> Path:
@@ -60,7 +60,6 @@ class GeneratedSource(Source):
 
     def record(self, entry: Any, position: int) -> Record:
         """Raises Unavailable or FailedPrecondition when the endpoint is not there; what was answered is kept."""
-        self._writer = self._writer or Writer(self.config.endpoint, self.config.cache)
         prompt = self.config.prompt.replace("{num_turns}", str(self.config.num_turns))
         try:
             answer = self._writer.ask(prompt, self._jpeg(entry))

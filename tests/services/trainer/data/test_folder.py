@@ -60,6 +60,16 @@ def test_the_place_is_a_file(tmp_path: Path) -> None:
         begin(write_gvit(tmp_path, 2), tmp_path / "out")
 
 
+def test_shards_outlive_the_work(tmp_path: Path) -> None:
+    mix, out = write_gvit(tmp_path, 2), tmp_path / "out"
+    out.mkdir()
+    (out / "shard-00000.tar").write_bytes(b"")
+    with pytest.raises(InvalidArgument, match="begun by another recipe"):
+        begin(mix, out)
+    (out / "index.json").write_text(json.dumps({"digest": mix.digest}))
+    begin(mix, out)
+
+
 def test_nothing_begun(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="no mix was begun"):
         assert MixFolder(tmp_path).mix
