@@ -157,3 +157,10 @@ class PromptTemplate:
 
 def _pictures(message: Message, skip: tuple[Picture, ...] = ()) -> tuple[Picture, ...]:
     return tuple(c for c in message.contents if isinstance(c, Picture) and c not in skip)
+
+
+# Published templates, by LLaVA's names for them; `dataclasses.replace` adds what a model does differently.
+TEMPLATES = {
+    "vicuna_v1": PromptTemplate(),
+    "mistral_instruct": PromptTemplate(system="", user_prefix="[INST]", assistant_prefix=" [/INST]"),
+}

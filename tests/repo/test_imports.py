@@ -8,7 +8,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "diffusers", "accelerate")
-LIGHT = ("triptych", "triptych.client", "triptych.cli", "triptych.serving.server", "services.orchestrator.__main__")
+LIGHT = (
+    *("triptych", "triptych.client", "triptych.cli", "triptych.serving.server", "services.orchestrator.__main__"),
+    "services.trainer.prepare",  # its workers are many
+)
 BASE_ONLY = ("triptych.client", "triptych.cli", "triptych.card", "triptych.tensors", "triptych.status")
 # grpc itself loads grpc_health and grpc_reflection where they are installed, so those say nothing.
 SERVING_EXTRA = ("pydantic_settings", "prometheus_client", "safetensors")

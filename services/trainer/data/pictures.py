@@ -1,0 +1,51 @@
+"""Picture files of a data set: read whole, looked at once, and kept byte for byte."""
+
+import hashlib
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from services.trainer.data.fingerprints import picture_hash
+from services.trainer.data.records import BadRecord
+
+SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
+MAX_PIXELS = 2**26
+# What Pillow's decoders raise on damaged files, beside their own UnidentifiedImageError (an OSError).
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """The bytes as published, and what they are: `suffix` by content, not by name; `hash` as `picture_hash`."""
+
+    data: bytes
+    suffix: str
+    sha256: str
+    hash: int
+    width: int
+    height: int
+
+
+def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> PictureFile:
+    """Decodes the file to know that it can be. Raises BadRecord: missing, unreadable or too large."""
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise BadRecord("picture missing", path.name) from None
+    try:
+        with Image.open(io.BytesIO(data), formats=list(SUFFIXES)) as image:
+            if image.width * image.height > max_pixels:
+                raise BadRecord("picture too large", f"{path.name}: {image.width} x {image.height}")
+            width, height, kind = image.width, image.height, str(image.format)
+            hashed = picture_hash(image)
+    except Image.DecompressionBombError as error:
+        raise BadRecord("picture too large", f"{path.name}: {error}") from None
+    except UnidentifiedImageError:  # its message holds an address, and would differ from run to run
+        raise BadRecord("picture unreadable", f"{path.name}: none of {', '.join(SUFFIXES)}") from None
+    except BROKEN as error:
+        raise BadRecord("picture unreadable", f"{path.name}: {error}") from None
+    return PictureFile(data, SUFFIXES[kind], hashlib.sha256(data).hexdigest(), hashed, width, height)

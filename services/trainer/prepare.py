@@ -1,0 +1,109 @@
+"""`python -m services.trainer.prepare MIX.toml -o OUT`: makes an instruction mix out of published data sets.
+
+Stop it whenever you like: the same command goes on where it was, and writes the same bytes.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from services.trainer.data.card import write_card
+from services.trainer.data.folder import MixFolder
+from services.trainer.data.mix import Mix
+from services.trainer.data.planning import plan_mix
+from services.trainer.data.reading import read_source
+from services.trainer.data.scanning import scan_piece
+from services.trainer.data.shards import write_index, write_shard
+from triptych.errors import FailedPrecondition, TriptychError
+
+Step = Callable[..., None]
+
+
+def prepare(mix: Mix, out: Path, num_workers: int, root: Path) -> MixFolder:
+    """Every step, as many at a time as there are workers; relative paths of the mix are taken from `root`.
+
+    Raises InvalidArgument before work starts when the mix or its sources are not as they must be, and
+    FailedPrecondition when they turn out not to suffice.
+    """
+    folder = MixFolder.begin(mix, out, root)
+    names = [config.name for config in mix.sources]
+    with Progress(console=Console(stderr=True)) as progress, _pool(num_workers) as pool:
+        _run(progress, pool, "read", read_source, [(out, name) for name in names])
+        pieces = [(out, name, piece) for name in names for piece in range(folder.num_pieces(name))]
+        _run(progress, pool, "look at", scan_piece, pieces)
+        _run(progress, pool, "mix", plan_mix, [(out,)])
+        _run(progress, pool, "write", write_shard, [(out, shard) for shard in range(folder.num_shards())])
+        _run(progress, pool, "index", write_index, [(out,)])
+        _run(progress, pool, "card", write_card, [(out,)])
+    return folder
+
+
+def _run(progress: Progress, pool: Executor, title: str, step: Step, arguments: Iterable[tuple[Any, ...]]) -> None:
+    """The first error ends the run; steps under way finish, those that wait are dropped."""
+    futures = [pool.submit(step, *args) for args in arguments]
+    try:
+        for future in progress.track(as_completed(futures), total=len(futures), description=f"{title:>8}"):
+            future.result()
+    except BrokenProcessPool:
+        raise FailedPrecondition("a worker was killed; go on by the same command, with fewer --workers") from None
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+@contextmanager
+def _pool(num_workers: int) -> Iterator[Executor]:
+    # Spawned, not forked: threads of the libraries in this process would not survive a fork.
+    with ProcessPoolExecutor(num_workers, get_context("spawn"), _begin_worker) as pool:
+        yield pool
+
+
+def _begin_worker() -> None:
+    """Ctrl-C ends a worker at once and without a word, in the middle of a step: what it had not finished is not
+    there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """However the parent ended."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m services.trainer.prepare", description=__doc__)
+    parser.add_argument("mix", type=Path, help="the recipe of the mix, a TOML file")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        parser.error(f"--workers {args.workers} is below 1")
+    try:
+        folder = prepare(Mix.read(args.mix), args.out, args.workers, Path.cwd())
+    except TriptychError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if error.code == "INVALID_ARGUMENT" else 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(folder.out / "card.html")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

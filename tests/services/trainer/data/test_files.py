@@ -1,0 +1,25 @@
+"""Files are there whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from services.trainer.data.files import atomic, line, read_lines, write_atomic, write_lines
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a"
+    write_atomic(path, b"old")
+    with pytest.raises(RuntimeError), atomic(path) as file:
+        file.write(b"half")
+        assert path.read_bytes() == b"old"
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in path.parent.iterdir()] == ["a"]
+
+
+def test_lines_hold_any_text(tmp_path: Path) -> None:
+    rows = [{"a": "half \ud83d"}, ["\u2028\n"], "é"]
+    assert write_lines(tmp_path / "a", iter(rows)) == 3
+    assert list(read_lines(tmp_path / "a")) == rows
+    assert line(rows[0]).isascii()
