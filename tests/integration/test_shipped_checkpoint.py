@@ -17,9 +17,12 @@ CHECKPOINT = ROOT / "checkpoints" / "genllava-tiny"
 MAX_TOTAL_BYTES = 25 * 10**6
 MAX_FILE_BYTES = 16 * 10**6
 NUM_SCENES = 20  # drawings; questions are twice as many
-# Below the documented figures by what so small a sample may be off.
-# The checkpoint is partly trained (its head is not): drawings are only asked to come out, not to be right.
-MIN_QUESTIONS = 0.4
+# Below the documented figures (0.98, 0.84, 0.71) by what so small a sample may be off.
+FLOORS = {
+    "questions": 0.9,
+    "drawn blocks (shape, colour and cell)": 0.7,
+    "edits (every block, none extra)": 0.5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +68,9 @@ def test_quality(model: UnifiedModel) -> None:
     facts = read_card(CHECKPOINT / "decoder").facts
     evaluator = Evaluator(model, NUM_SCENES, facts["default_num_inference_steps"], facts["default_guidance_scale"])
     outcomes: dict[str, list[bool]] = defaultdict(list)
-    for part in (evaluator.questions(), evaluator.drawings()):
+    for part in (evaluator.questions(), evaluator.drawings(), evaluator.edits()):
         for figure, is_right in part:
             outcomes[figure].append(is_right)
     shares = {figure: sum(found) / len(found) for figure, found in outcomes.items()}
     assert len(outcomes["questions"]) == 2 * NUM_SCENES
-    assert shares["questions"] >= MIN_QUESTIONS, shares
-    assert len(outcomes["drawn scenes (every block, none extra)"]) == NUM_SCENES
+    assert {figure: shares[figure] for figure, floor in FLOORS.items() if shares[figure] < floor} == {}
