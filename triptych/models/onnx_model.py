@@ -17,6 +17,8 @@ PROVIDERS: Final[dict[Provider, str]] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 LOG_ERRORS: Final = 3
+CANNOT_RUN: Final = (states.NotImplemented, states.RuntimeException, states.EPFail)
+NO_GRAPH: Final = (states.InvalidArgument, states.InvalidProtobuf, states.InvalidGraph, states.NoSuchFile, states.Fail)
 
 
 def choose_provider(device: str) -> Provider:
@@ -54,9 +56,9 @@ class OnnxModel:
         providers = [(wanted, options or {}), *([(PROVIDERS["cuda"], {})] if provider == "tensorrt" else [])]
         try:
             self._session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
-        except (states.NotImplemented, states.RuntimeException, states.EPFail) as error:
+        except CANNOT_RUN as error:
             raise FailedPrecondition(f"ONNX Runtime's {wanted} does not run {path}: {_first_line(error)}") from error
-        except (states.InvalidProtobuf, states.InvalidGraph, states.NoSuchFile, states.Fail) as error:
+        except NO_GRAPH as error:
             raise CheckpointError(f"{path} is no graph that can be run: {_first_line(error)}") from error
         if self._session.get_providers()[0] != wanted:
             raise FailedPrecondition(f"ONNX Runtime could not start {wanted}, see its log")
