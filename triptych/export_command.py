@@ -35,6 +35,7 @@ def export(
         backend=triton_backend, max_batch_size=max_batch_size, max_queue_delay_ms=max_queue_delay_ms
     )
     config = exporter.ExportConfig(format=format, precision=precision, triton=triton)
+    importlib.import_module("triptych.models.placement").prepare_torch(num_threads=0)  # no progress bars
     note(f"exporting {folder} as {config.name}")
     done = exporter.export_component(folder, config)
     note(f"lowest cosine to torch {done.cosine_min_seen:.7f} over {done.images} inputs; {done.cosine_min} is the bar")
