@@ -5,13 +5,14 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import MistralConfig, PreTrainedTokenizerFast, SiglipVisionConfig
+from transformers import CLIPVisionConfig, MistralConfig, PreTrainedTokenizerFast, SiglipVisionConfig
 
 from triptych.models.cards import Defaults, Spaces
 from triptych.models.checkpoint import write_checkpoint
 from triptych.models.decoder_stage import DecoderStage
 from triptych.models.decoders.latent_diffusion import LatentDiffusion
 from triptych.models.encoder_stage import EncoderStage
+from triptych.models.encoders.clip import ClipEncoder
 from triptych.models.encoders.siglip import SiglipEncoder
 from triptych.models.heads.query_transformer import QueryTransformer
 from triptych.models.llm_stage import LlmStage
@@ -72,6 +73,15 @@ def tiny_encoder() -> EncoderStage:
     )
     projector = MlpProjector(MlpProjector.Config(input_size=16, hidden_size=HIDDEN_SIZE))
     return EncoderStage(SiglipEncoder(config), projector, ImageProcessor(size=32)).eval()
+
+
+def clip_encoder() -> EncoderStage:
+    """As tiny_encoder, with the other tower and the other way to make pictures square."""
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    projector = MlpProjector(MlpProjector.Config(input_size=16, hidden_size=HIDDEN_SIZE))
+    return EncoderStage(ClipEncoder(config), projector, ImageProcessor(size=32, fit="crop")).eval()
 
 
 def tiny_llm(max_model_len: int = MAX_MODEL_LEN) -> LlmStage:

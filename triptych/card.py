@@ -16,6 +16,7 @@ from triptych.errors import CheckpointError
 T = TypeVar("T")
 
 CARD_FILE: Final = "card.json"
+EXPORTS_FOLDER: Final = "exports"
 KINDS: Final = ("encoder", "llm", "decoder")
 SPACED_TYPES: Final = ("embeddings", "hidden_states")
 
@@ -54,8 +55,9 @@ class Probes:
 
 @dataclass(frozen=True)
 class Card:
-    """card.json. `digest` covers every other file of the folder; `made_by` says which recipe wrote it; `facts` is what
-    a caller must know to use the component; `exports` what was measured on other backends' forms of it."""
+    """card.json. `digest` covers every other file of the folder, exports apart; `made_by` says which recipe wrote it;
+    `facts` is what a caller must know to use the component; `exports` what was measured on other backends' forms of
+    it, with digests of their own (`triptych.exports`)."""
 
     kind: str
     name: str
@@ -127,8 +129,9 @@ def write_card(folder: Path, card: Card) -> Card:
 
 
 def folder_digest(folder: Path) -> str:
-    """sha256 of the folder's `sha256sum` listing (every file but its own card.json, sorted by path). Raises
-    CheckpointError for symbolic links and whatever is not a plain file: a component must stand on its own."""
+    """sha256 of the folder's `sha256sum` listing (every file but its own card.json and exports/, sorted by path): an
+    export changes nothing of what the component is. Raises CheckpointError for symbolic links and whatever is not a
+    plain file: a component must stand on its own."""
     listing = hashlib.sha256()
     for name, path in sorted(_files(folder)):
         with path.open("rb") as file:
@@ -160,7 +163,7 @@ def _files(folder: Path) -> Iterable[tuple[str, Path]]:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise CheckpointError(f"{path} is a symbolic link: a component folder holds its own files only")
-        if path.is_dir() or name == CARD_FILE:
+        if path.is_dir() or name == CARD_FILE or name.startswith(f"{EXPORTS_FOLDER}/"):
             continue
         if not path.is_file() or "\n" in name:
             raise CheckpointError(f"{path!r} is not a plain file with a plain name")

@@ -13,6 +13,7 @@ from triptych.chat import Chat
 from triptych.client import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Client
 from triptych.console import Printer, note, print_components
 from triptych.errors import CheckpointError, InvalidArgument, TriptychError, Unavailable
+from triptych.export_command import export
 from triptych.imports import import_app
 from triptych.replies import Drawing, Preview
 from triptych.requests import ImageSource, Params, Task
@@ -223,6 +224,9 @@ def _reported() -> Iterator[None]:
     except OSError as error:
         note(f"error: {error}")
         raise typer.Exit(EXIT_BAD_INPUT) from None
+
+
+app.command()(_reported()(export))
 
 
 def _exit_code(error: TriptychError) -> int:

@@ -65,3 +65,9 @@ class ProbeError(TriptychError):
     """A golden probe missed its cosine: the replica must not serve."""
 
     code = "FAILED_PRECONDITION"
+
+
+class ExportError(TriptychError):
+    """An export does not compute what its component does: names the part, its cosine and the bar."""
+
+    code = "FAILED_PRECONDITION"

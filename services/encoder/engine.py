@@ -2,15 +2,14 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.encoder.backends import Backend
 from services.encoder.config import EncoderConfig
 from services.encoder.runner import EncoderRunner
 from triptych.card import Card, verify_digest
-from triptych.models.placement import Placement
 from triptych.serving.batching import Load, Timing, Worker
 from triptych.serving.metrics import Metrics
 
@@ -18,10 +17,10 @@ from triptych.serving.metrics import Metrics
 class EncoderEngine:
     """A request that is abandoned leaves the queue at once, or stops after the batch that runs."""
 
-    def __init__(self, config: EncoderConfig, card: Card, placement: Placement, metrics: Metrics) -> None:
+    def __init__(self, config: EncoderConfig, card: Card, backend: Backend, metrics: Metrics) -> None:
         self._config = config
         self._card = card
-        self._placement = placement
+        self._backend = backend
         self._worker = Worker("encoder", config.max_queue_size)
         self._images = metrics.counter("images", "images embedded")
         metrics.gauge("requests_waiting", "requests in the queue", lambda: self.load.num_waiting)
@@ -48,9 +47,6 @@ class EncoderEngine:
     def _load(self) -> tuple[EncoderRunner, float]:
         folder = self._config.checkpoint
         verify_digest(folder, self._card)
-        bounds: dict[str, Any] = {
-            "max_batch_size": self._config.max_batch_size,
-            "max_pixels": self._config.max_pixels,
-        }
-        runner = EncoderRunner.load(folder, self._placement, **bounds)
+        bounds = {"max_batch_size": self._config.max_batch_size, "max_pixels": self._config.max_pixels}
+        runner = EncoderRunner(self._backend.load(folder), **bounds)
         return runner, runner.check(self._card, folder)

@@ -8,7 +8,8 @@ import pytest
 from services.trainer.evaluate import Evaluator
 from tests.integration.processes import ROOT, STAGES
 from triptych.card import read_card, verify_digest
-from triptych.models.probes import decoder_probe, encoder_probe, llm_probe
+from triptych.models.embedder import encoder_probe
+from triptych.models.probes import decoder_probe, llm_probe
 from triptych.models.unified import UnifiedModel
 from triptych.serving.probes import check_probes
 from triptych.up import check_checkpoint

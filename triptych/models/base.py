@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from triptych.errors import CheckpointError
+from triptych.models.json_file import read_json, read_value
 from triptych.registry import Registry
 
 
@@ -146,27 +147,6 @@ class OwnFormat(Component):
             for key, value in self.state_dict().items()
         }
         save_file(state, folder / "model.safetensors")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises CheckpointError naming the file when it is missing or not a JSON object."""
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return values
-
-
-def read_value(path: Path, key: str) -> Any:
-    """One value of a JSON object. Raises CheckpointError naming file and key when it is not there."""
-    values = read_json(path)
-    if key not in values:
-        raise CheckpointError(f"{path}: no {key!r}")
-    return values[key]
 
 
 def read_class(path: Path, key: str, registry: Registry) -> type[Any]:

@@ -16,7 +16,8 @@ from triptych.errors import CheckpointError
 from triptych.models.decoder_stage import DecoderStage
 from triptych.models.encoder_stage import EncoderStage
 from triptych.models.llm_stage import LlmStage
-from triptych.models.probes import PROBES_FILE, Array, make_decoder_probes, make_encoder_probes, make_llm_probes
+from triptych.models.probe_values import Array
+from triptych.models.probes import PROBES_FILE, make_decoder_probes, make_encoder_probes, make_llm_probes
 
 COSINE_MIN: Final = 0.999  # bf16 stays above, swapped or changed weights fall below
 

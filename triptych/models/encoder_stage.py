@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from triptych.errors import CheckpointError
 from triptych.models import ENCODERS, PROJECTORS
-from triptych.models.base import Encoder, Projector, read_class, read_value
+from triptych.models.base import Encoder, Projector, read_class
+from triptych.models.json_file import read_value
 from triptych.models.processors import ImageProcessor
 
 
@@ -64,3 +67,10 @@ class EncoderStage(nn.Module):
     def forward(self, pixel_values_BCHW: Tensor) -> Tensor:
         """Embeddings (B, M, D_llm)."""
         return self.projector(self.encoder(pixel_values_BCHW))  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def embed(self, pixel_values_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`forward` where and as precisely as the parameters stand, numpy in and out."""
+        parameter = next(self.parameters())
+        embeddings = self(torch.from_numpy(pixel_values_BCHW).to(parameter.device, parameter.dtype))
+        return embeddings.float().cpu().numpy()  # type: ignore[no-any-return]

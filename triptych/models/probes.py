@@ -11,47 +11,36 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from triptych.models.decoder_stage import DecoderStage
+from triptych.models.embedder import encoder_probe
 from triptych.models.encoder_stage import EncoderStage
 from triptych.models.llm_stage import LlmStage
+from triptych.models.probe_values import Array, Inputs, phases, picture, positions, thin
 
-Array = NDArray[Any]
-Inputs = Mapping[str, Array]
 Run = Callable[[str, Inputs], Array]
 
 PROBES_FILE: Final = "probes.safetensors"
-NUM_VALUES: Final = 2039  # kept of a larger output; a prime, so that the kept ones fall on every channel
 NUM_INPUT_VALUES: Final = 4096  # of one block of embeddings or hidden states
-PHASES_PER_UNIT: Final = 8.0
 PICTURE_SIZES: Final = ((64, 64), (96, 40), (33, 57), (96, 112))  # height, width
 TEXT: Final = "USER: Where is the small red cube?\nLeft of 2 blue ones; naïve <s> [SOI] 日本 ASSISTANT:"
 NUM_SCHEDULE_STEPS: Final = 7
-
-
-def encoder_probe(stage: EncoderStage, name: str, inputs: Inputs) -> Array:
-    """`pixels-*`: preprocessing alone. `embeddings-*`: the whole way from a picture (H, W, 3)."""
-    pixel_values = stage.preprocess([Image.fromarray(inputs["picture"])])
-    if name.startswith("pixels"):
-        return _phases(_thin(_array(pixel_values)))
-    return _thin(_array(_no_grad(stage, pixel_values.to(**_like(stage)))))
 
 
 def llm_probe(stage: LlmStage, name: str, inputs: Inputs) -> Array:
     """`text`: the tokenizer. `hidden`, `logits`: from token ids. `embeddings`: hidden states behind ids, a block of
     embeddings (T, D) and the ids again."""
     if name == "text":
-        return _phases(np.array(stage.codec.encode(inputs["text"].tobytes().decode()), np.float32))
+        return phases(np.array(stage.codec.encode(inputs["text"].tobytes().decode()), np.float32))
     ids = stage.embed_ids(inputs["ids"].tolist())
     if name == "embeddings":
-        return _thin(_array(_no_grad(stage, torch.cat([ids, _tensor(inputs["embeddings"], stage), ids], dim=1))))
+        return thin(_array(_no_grad(stage, torch.cat([ids, _tensor(inputs["embeddings"], stage), ids], dim=1))))
     hidden = _no_grad(stage, ids)
     if name == "hidden":
-        return _thin(_array(hidden))
+        return thin(_array(hidden))
     logits = _array(stage.logits(hidden[:, -1:]))
-    return _thin(logits - logits.mean())
+    return thin(logits - logits.mean())
 
 
 def decoder_probe(stage: DecoderStage, name: str, inputs: Inputs) -> Array:
@@ -63,19 +52,19 @@ def decoder_probe(stage: DecoderStage, name: str, inputs: Inputs) -> Array:
         return _schedule(stage, int(inputs["seed"][0]), int(inputs["num_inference_steps"][0]))
     if name == "pixels":
         pixels = stage.decoder.decode(_latents(stage, int(inputs["seed"][0])))
-        return _thin(_array(pixels) - np.float32(0.5))
+        return thin(_array(pixels) - np.float32(0.5))
     conditioning = stage.condition(_tensor(inputs["hidden_states"], stage), _tensor(inputs["embeddings"], stage))
     if name == "conditioning":
-        return _thin(_array(conditioning))
+        return thin(_array(conditioning))
     timesteps = torch.from_numpy(inputs["timestep"]).to(conditioning.device)
-    return _thin(_array(_no_grad(stage.decoder, _latents(stage, int(inputs["seed"][0])), timesteps, conditioning)))
+    return thin(_array(_no_grad(stage.decoder, _latents(stage, int(inputs["seed"][0])), timesteps, conditioning)))
 
 
 def make_encoder_probes(stage: EncoderStage) -> dict[str, Array]:
     """The tensors of probes.safetensors."""
     inputs: dict[str, Inputs] = {}
     for index, (height, width) in enumerate(PICTURE_SIZES):
-        inputs[f"pixels-{index}"] = inputs[f"embeddings-{index}"] = {"picture": _picture(height, width, index)}
+        inputs[f"pixels-{index}"] = inputs[f"embeddings-{index}"] = {"picture": picture(height, width, index)}
     return _answered(inputs, lambda name, values: encoder_probe(stage, name, values))
 
 
@@ -103,7 +92,7 @@ def make_decoder_probes(stage: DecoderStage, num_img_tokens: int, hidden_size: i
     num_timesteps = stage.decoder.noise_scheduler().config.num_train_timesteps
     inputs: dict[str, Inputs] = {
         "conditioning": handed_over,
-        "null": {"positions": _positions(stage.null_conditioning.numel())},
+        "null": {"positions": positions(stage.null_conditioning.numel())},
         "schedule": {**seed, "num_inference_steps": np.array([NUM_SCHEDULE_STEPS])},
         "pixels": seed,
     }
@@ -131,38 +120,13 @@ def _schedule(stage: DecoderStage, seed: int, num_inference_steps: int) -> Array
         scheduler.scale_model_input(latents, timestep)
         latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
         walk.append(latents.flatten()[:128].float())
-    return _phases(_array(torch.cat(walk)))
-
-
-def _picture(height: int, width: int, index: int) -> NDArray[np.uint8]:
-    """Waves of several lengths and coarse blocks: every resize and every colour channel leaves its mark."""
-    y, x = np.mgrid[:height, :width]
-    waves = [np.sin(x / (3 + c + index)) + np.cos(y / (2 + 2 * c)) + np.sin((x + y) / 1.7) for c in range(3)]
-    blocks = ((x // 11 + y // 7 + index) % 3)[..., None] * np.array([20, -15, 10])
-    picture: NDArray[np.uint8] = (np.stack(waves, axis=-1) * 30 + blocks + 128).clip(0, 255).astype(np.uint8)
-    return picture
+    return phases(_array(torch.cat(walk)))
 
 
 def _block(hidden_size: int, num_tokens: int, seed: int) -> NDArray[np.float32]:
     """(T, D) of unit variance, with as many of the `num_tokens` rows as the file has room for."""
     num_rows = max(1, min(num_tokens, NUM_INPUT_VALUES // hidden_size))
     return np.random.default_rng(seed).standard_normal((num_rows, hidden_size), np.float32)
-
-
-def _positions(size: int) -> NDArray[np.int64]:
-    count = min(size, NUM_VALUES)
-    return np.arange(count, dtype=np.int64) * size // count
-
-
-def _thin(values: Array) -> Array:
-    flat: Array = values.ravel()
-    return flat[_positions(flat.size)]
-
-
-def _phases(values: Array) -> Array:
-    """Cosines compare directions only; as phases, a shift or a scale of the values changes the direction too."""
-    phases = values.astype(np.float64) * PHASES_PER_UNIT
-    return np.concatenate([np.sin(phases), np.cos(phases)]).astype(np.float32)
 
 
 def _noise(stage: DecoderStage, seed: int) -> Tensor:

@@ -1,18 +1,22 @@
-"""Pictures to tensors and back, the same in training and serving."""
+"""Pictures to tensors and back, the same in training and serving.
+
+Imports torch only where a tensor is asked for: a service on another backend preprocesses without it.
+"""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from triptych.errors import CheckpointError, InvalidArgument
-from triptych.models.base import read_json, read_value
+from triptych.models.json_file import read_json, read_value
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_ASPECT = 100
 
@@ -78,11 +82,18 @@ class ImageProcessor:
             "image_std": list(self.std),
         }
 
-    def __call__(self, images: list[Image.Image]) -> Tensor:
+    def __call__(self, images: list[Image.Image]) -> "Tensor":
+        """`pixel_values` as a tensor."""
+        import torch
+
+        return torch.from_numpy(self.pixel_values(images))
+
+    def pixel_values(self, images: list[Image.Image]) -> NDArray[np.float32]:
         """RGB pictures to pixel_values (B, 3, size, size). Raises InvalidArgument for strips too long to crop."""
         arrays = [np.asarray(self._square(image.convert("RGB"))) for image in images]
-        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
-        return (pixels - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
+        pixels = np.stack(arrays).transpose(0, 3, 1, 2).astype(np.float32, order="C") / np.float32(255)
+        mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (self.mean, self.std))
+        return (pixels - mean) / std
 
     def _square(self, image: Image.Image) -> Image.Image:
         resample, edge = Image.Resampling(self.resample), self.size
@@ -110,12 +121,15 @@ def _square_size(values: dict[str, Any]) -> tuple[int, Literal["stretch", "crop"
     return (int(edge) if sides == {edge} else 0), "crop"
 
 
-def to_pixels(pictures: NDArray[np.uint8]) -> Tensor:
+def to_pixels(pictures: NDArray[np.uint8]) -> "Tensor":
     """uint8 (B, H, W, 3) to pixels (B, 3, H, W) in [-1, 1], the VAE's range."""
+    import torch
+
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def to_pictures(pixels: Tensor) -> NDArray[np.uint8]:
+def to_pictures(pixels: "Tensor") -> NDArray[np.uint8]:
     """Pixels (B, 3, H, W) in [0, 1] to uint8 (B, H, W, 3), rounded as diffusers does."""
     scaled = pixels.float().clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy() * 255
-    return scaled.round().astype(np.uint8)
+    pictures: NDArray[np.uint8] = scaled.round().astype(np.uint8)
+    return pictures

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from triptych.errors import CheckpointError, InvalidArgument
-from triptych.models.base import read_json
+from triptych.models.json_file import read_json
 
 
 class TextCodec:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from triptych.errors import CheckpointError
-from triptych.models.base import read_json
+from triptych.models.json_file import read_json
 
 M = TypeVar("M", bound=nn.Module)
 

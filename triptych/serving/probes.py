@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from triptych.card import Card
+from triptych.cosine import cosine
 from triptych.errors import CheckpointError, ProbeError
 
 Array = npt.NDArray[np.generic]
@@ -29,12 +30,12 @@ def check_probes(card: Card, folder: Path, run: Run) -> float:
         found = run(name, inputs)
         if found.shape != expected.shape:
             raise ProbeError(f"{card.label}: probe {name!r} gives shape {found.shape}, must be {expected.shape}")
-        cosine = _cosine(found, expected)
-        if not cosine >= card.probes.cosine_min:
+        reached = cosine(found, expected)
+        if not reached >= card.probes.cosine_min:
             raise ProbeError(
-                f"{card.label}: probe {name!r} reaches cosine {cosine:.6f}, must be at least {card.probes.cosine_min}"
+                f"{card.label}: probe {name!r} reaches cosine {reached:.6f}, must be at least {card.probes.cosine_min}"
             )
-        worst = min(worst, cosine)
+        worst = min(worst, reached)
     return worst
 
 
@@ -57,12 +58,3 @@ def read_probes(path: Path) -> dict[str, tuple[dict[str, Array], Array]]:
     if not outputs or inputs.keys() != outputs.keys():
         raise CheckpointError(f"{path}: has inputs for {sorted(inputs)} and outputs for {sorted(outputs)}")
     return {name: (inputs[name], outputs[name]) for name in sorted(outputs)}
-
-
-def _cosine(found: Array, expected: Array) -> float:
-    """1 when both are all zeros."""
-    a, b = found.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    if norms == 0.0:
-        return 1.0 if not a.any() and not b.any() else 0.0
-    return float(a @ b / norms)

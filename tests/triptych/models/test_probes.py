@@ -13,10 +13,11 @@ from tests.tiny import write_tiny_checkpoint
 from triptych.card import read_card
 from triptych.errors import ProbeError
 from triptych.models.decoder_stage import DecoderStage
+from triptych.models.embedder import encoder_probe
 from triptych.models.encoder_stage import EncoderStage
 from triptych.models.llm_stage import LlmStage
 from triptych.models.placement import Placement
-from triptych.models.probes import decoder_probe, encoder_probe, llm_probe
+from triptych.models.probes import decoder_probe, llm_probe
 from triptych.serving.probes import check_probes, read_probes
 
 STAGES: dict[str, tuple[Any, Callable[..., Any]]] = {

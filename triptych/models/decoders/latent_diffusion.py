@@ -10,7 +10,8 @@ from diffusers.schedulers import DDIMScheduler, DPMSolverMultistepScheduler, Eul
 from torch import Tensor
 
 from triptych.errors import CheckpointError
-from triptych.models.base import Component, read_json
+from triptych.models.base import Component
+from triptych.models.json_file import read_json
 from triptych.models.transformers_folder import read_diffusers, write_transformers
 
 NOISE_SCHEDULERS = {
@@ -60,8 +61,7 @@ class LatentDiffusion(Component):
 
     def decode(self, latents_BCHW: Tensor) -> Tensor:
         """Scaled latents to pixels in [0, 1]."""
-        pixels = self.vae.decode(latents_BCHW / self.vae.config.scaling_factor).sample
-        return (pixels / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
+        return decode_latents(self.vae, latents_BCHW)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -82,3 +82,9 @@ class LatentDiffusion(Component):
         (folder / "scheduler").mkdir(exist_ok=True)
         schedule = json.dumps(self.noise_schedule, indent=2)
         (folder / "scheduler" / "scheduler_config.json").write_text(schedule + "\n")
+
+
+def decode_latents(vae: AutoencoderKL, latents_BCHW: Tensor) -> Tensor:
+    """Scaled latents to pixels in [0, 1]."""
+    pixels = vae.decode(latents_BCHW / vae.config.scaling_factor).sample
+    return (pixels / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]

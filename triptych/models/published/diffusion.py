@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from triptych.errors import CheckpointError
-from triptych.models.base import GenerationHead, read_json
+from triptych.models.base import GenerationHead
 from triptych.models.decoder_stage import DecoderStage
 from triptych.models.decoders.latent_diffusion import LatentDiffusion
+from triptych.models.json_file import read_json
 from triptych.models.published.config import parse_config
 from triptych.models.published.keys import PLAIN, TEXT_ENCODER, VAE, Spelling, match
 from triptych.models.published.shards import write_shards

@@ -9,8 +9,8 @@ from torch import nn
 
 from triptych.card import Card, folder_digest
 from triptych.errors import CheckpointError
-from triptych.models.base import read_json
 from triptych.models.cards import CardWriter, Defaults, Spaces
+from triptych.models.json_file import read_json
 from triptych.models.projectors.mlp import MlpProjector
 from triptych.models.published.draft import check_free, check_sources, draft
 from triptych.models.published.keys import LLAVA, match, under

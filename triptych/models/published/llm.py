@@ -7,7 +7,7 @@ from typing import Any, Final, Self
 
 from triptych.errors import CheckpointError
 from triptych.models import LLMS
-from triptych.models.base import read_json
+from triptych.models.json_file import read_json
 from triptych.models.llm_stage import LlmStage
 from triptych.models.llms.causal import CausalLlm
 from triptych.models.published.config import parse_config

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from triptych.errors import CheckpointError
-from triptych.models.base import read_value
+from triptych.models.json_file import read_value
 
 DTYPES: Final = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INDEX: Final = ".index.json"

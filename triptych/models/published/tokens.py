@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from triptych.errors import CheckpointError
-from triptych.models.base import read_json
+from triptych.models.json_file import read_json
 from triptych.models.published.stored import StoredTensor
 from triptych.models.text import TextCodec
 from triptych.prompts import TASK_TOKENS, PromptTemplate

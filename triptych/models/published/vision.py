@@ -9,9 +9,10 @@ import torch
 
 from triptych.errors import CheckpointError
 from triptych.models import ENCODERS
-from triptych.models.base import Projector, read_json
+from triptych.models.base import Projector
 from triptych.models.encoder_stage import EncoderStage
 from triptych.models.encoders.tower import VisionTower
+from triptych.models.json_file import read_json
 from triptych.models.processors import ImageProcessor
 from triptych.models.published.config import parse_config
 from triptych.models.published.keys import VISION, match

@@ -1,0 +1,58 @@
+"""A model repository for a Triton server: config.pbtxt, and the graph as version 1."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from triptych.errors import InvalidArgument
+from triptych.exports import DIGEST_PARAMETER, INPUT, OUTPUT, TRITON_MODEL
+from triptych.models import triton_model
+
+BACKENDS: Final = ("onnxruntime", "python")
+VERSION: Final = "1"
+GRAPH: Final = "model.onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonConfig:
+    """How the server runs the graph. `python`: for a server without the ONNX Runtime backend, through a short model.py;
+    its Python then needs the onnxruntime package. Requests wait up to `max_queue_delay_ms` to share a batch."""
+
+    backend: str = "onnxruntime"
+    max_batch_size: int = 16
+    max_queue_delay_ms: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise InvalidArgument(f"triton backend is {self.backend!r}, must be one of {', '.join(BACKENDS)}")
+
+
+def graph_path(repository: Path) -> Path:
+    """Where the repository has its graph; makes the folders."""
+    folder = repository / TRITON_MODEL / VERSION
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / GRAPH
+
+
+def write_repository(
+    repository: Path, config: TritonConfig, input: tuple[int, ...], output: tuple[int, ...], digest: str
+) -> None:
+    """Everything around the graph. Shapes are of one picture, `digest` is the component's."""
+    text = config_text(config, input, output, digest)
+    (repository / TRITON_MODEL / "config.pbtxt").write_text(text, encoding="utf-8")
+    if config.backend == "python":
+        shutil.copyfile(triton_model.__file__, repository / TRITON_MODEL / VERSION / "model.py")
+
+
+def config_text(config: TritonConfig, input: tuple[int, ...], output: tuple[int, ...], digest: str) -> str:
+    """config.pbtxt."""
+    return f"""\
+name: "{TRITON_MODEL}"
+backend: "{config.backend}"
+max_batch_size: {config.max_batch_size}
+input {{ name: "{INPUT}" data_type: TYPE_FP32 dims: {list(input)} }}
+output {{ name: "{OUTPUT}" data_type: TYPE_FP32 dims: {list(output)} }}
+dynamic_batching {{ max_queue_delay_microseconds: {round(config.max_queue_delay_ms * 1000)} }}
+parameters {{ key: "{DIGEST_PARAMETER}" value {{ string_value: "{digest}" }} }}
+"""
