@@ -18,6 +18,7 @@ from services.trainer.data.blocks.world import Scene, Split, sample_scene
 from services.trainer.data.crowds import Crowd, crowd
 from services.trainer.data.tokens import PAD
 from services.trainer.objectives.base import Objective
+from triptych.errors import InvalidArgument
 from triptych.models.processors import ImageProcessor
 from triptych.models.text import TextCodec
 
@@ -109,9 +110,19 @@ class ContrastiveObjective(Objective):
     def _captioning(self, crowds: list[Crowd]) -> tuple[Tensor, Tensor]:
         """Loss and share of words right, from the features that the LLM will see."""
         pixels = self.processor([Image.fromarray(c.picture) for c in crowds])
-        words = torch.tensor([self.codec.encode(" " + c.caption) for c in crowds])
+        words = torch.stack([self._words(c.caption) for c in crowds])
         logits = self._describe(pixels).float()
         return cross_entropy(logits.flatten(0, 1), words.flatten()), (logits.argmax(-1) == words).float().mean()
+
+    def _words(self, caption: str) -> Tensor:
+        """One token for every place the captioner has. Raises InvalidArgument when the tokenizer splits a word."""
+        ids, num_words = self.codec.encode(" " + caption), self.trained["captioner"].queries.shape[1]
+        if len(ids) != num_words:
+            raise InvalidArgument(
+                f"tokenizer.vocab_size {self.recipe.tokenizer.vocab_size} is too small for encoder.num_crowds: "
+                f"{len(ids)} tokens for {num_words} words"
+            )
+        return torch.tensor(ids)
 
     def _describe_plain(self, pixels: Tensor) -> Tensor:
         hidden = self.pair.vision_model.embeddings(pixels)

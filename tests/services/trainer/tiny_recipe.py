@@ -24,7 +24,7 @@ VALUES: Final[dict[str, Any]] = {
     "out": "out",
     "compile": False,
     "template": {"num_img_tokens": 4},
-    "tokenizer": {"vocab_size": 400, "num_conversations": 100},
+    "tokenizer": {"vocab_size": 768, "num_conversations": 100},
     "vae": {**STEPS, "batch_size": 2, "block_out_channels": [8, 8, 8, 8], "latent_channels": 4},
     "vae_decoder": {**STEPS, "batch_size": 2},
     "encoder": {
@@ -38,6 +38,7 @@ VALUES: Final[dict[str, Any]] = {
         "text_hidden_size": 16,
         "text_layers": 1,
         "max_caption_tokens": 16,
+        "num_crowds": 2,
     },
     "llm": {
         **STEPS,

@@ -3,12 +3,16 @@
 import random
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import SiglipVisionModel
 
+from services.trainer.data.tokens import train_tokenizer
 from services.trainer.objectives.contrastive import ContrastiveObjective
 from tests.services.trainer.tiny_recipe import objective, tiny_recipe
+from triptych.errors import InvalidArgument
 from triptych.models.encoders.siglip import SiglipEncoder
+from triptych.prompts import PromptTemplate
 
 
 def made(upstream: Path) -> ContrastiveObjective:
@@ -23,8 +27,15 @@ def test_the_loss_is_transformers(upstream: Path) -> None:
     wanted = own.pair(input_ids=ids, pixel_values=pixels, return_loss=True)
     torch.testing.assert_close(own._logits(pixels, ids), wanted.logits_per_image, rtol=1e-5, atol=1e-5)
     with torch.enable_grad():
-        loss = own.backward(0)["loss"]
+        loss = own.backward(0)["contrast"]
     torch.testing.assert_close(loss, wanted.loss, rtol=0.02, atol=0)  # mixed precision
+
+
+def test_captioning_needs_a_token_for_every_word(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tokenizer={"vocab_size": 300})
+    train_tokenizer(PromptTemplate(**recipe.template.model_dump()), 300, 100, 0, tmp_path / "tokenizer")
+    with pytest.raises(InvalidArgument, match="vocab_size 300 is too small for encoder.num_crowds"):
+        objective(recipe, "encoder", tmp_path).backward(0)
 
 
 def test_batches_hold_groups_one_edit_apart(upstream: Path) -> None:
