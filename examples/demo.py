@@ -122,7 +122,8 @@ class Demo:
             picture = _picture(reply.images[0])
             picture.save(path)
             tile.pictures.append(picture)
-            verdict, is_right = _verdict(picture, target)
+            # Whoever asks for a drawing and names no background may get any.
+            verdict, is_right = _verdict(picture, target, kind != "drawings" or "background" in request)
         self.outcomes[kind].append((is_right, reply.done))
         self._say("model", f"{path}" if reply.images else reply.text, verdict, is_right, reply.done)
         tile.lines += [(request, PLAIN), (verdict, RIGHT if is_right else WRONG)]
@@ -157,14 +158,14 @@ class Demo:
         self.console.print(f"All of it took {seconds:.0f} s. Pictures and logs are in {self.folder}/.")
 
 
-def _verdict(picture: Image.Image, target: Scene) -> tuple[str, bool]:
+def _verdict(picture: Image.Image, target: Scene, minds_background: bool) -> tuple[str, bool]:
     """What the scene reader finds, in words, and whether every block is right and none extra."""
     pixels = np.asarray(picture.resize((PICTURE_SIZE, PICTURE_SIZE)))
     found = judge(pixels, target)
     words = f"{'right' if found.exact else 'wrong'}: {found.num_right} of {found.num_blocks} blocks"
     if found.size_right < found.num_right:
         words += f", {found.size_right} of them in size too"
-    if not found.background_right:
+    if minds_background and not found.background_right:
         words += ", background wrong"
     if not found.exact:
         seen = ", ".join(f"{b.size} {b.colour} {b.shape} {b.cell_name}" for b in read(pixels).blocks)
