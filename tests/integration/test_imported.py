@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from services.llm.detokenizer import Detokenizer
 from tests.triptych.models.published import folders
 from triptych.client import Client
 from triptych.errors import Unimplemented
@@ -27,7 +28,10 @@ def expected(checkpoint: Path, photo: Image.Image) -> str:
     encoder, llm = EncoderStage.load(checkpoint / "encoder"), LlmStage.load(checkpoint / "llm")
     segments = llm.template.segments([Message("user", (Picture(0), QUESTION))], ["understand"])
     prompt = llm.embed(segments, list(encoder(encoder.preprocess([photo]))))
-    return generate(llm, prompt, "forbid", MAX_TOKENS)[0].text
+    token_ids = generate(llm, prompt, "forbid", MAX_TOKENS)[0].token_ids
+    streamed = Detokenizer(llm.codec.decode)  # random tokens are no UTF-8, and spelled otherwise all at once
+    deltas = [delta for token_id in token_ids for delta in streamed.add(token_id)]
+    return "".join(delta.text for delta in (*deltas, *streamed.end()))
 
 
 @pytest.mark.slow
