@@ -85,7 +85,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 def test_the_papers_mix() -> None:
     """GVIT: 1.93 % language, 9.63 % editing, 26.88 % generation, 61.56 % understanding."""
-    mix = Mix.read(ROOT / "recipes" / "gvit-mix.toml")
+    mix = Mix.read(ROOT / "recipes" / "mixes" / "gvit.toml")
     assert mix.shares == {"language": 1.93, "editing": 9.63, "generation": 26.88, "understanding": 61.56}
     thousands = {"sharegpt": 40, "instructpix2pix": 200, "llava-pretrain": 558, "llava-finetune": 665}
     assert thousands.items() <= {c.name: (c.limit or 0) // 1000 for c in mix.sources}.items()
