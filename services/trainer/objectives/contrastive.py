@@ -66,9 +66,10 @@ class ContrastiveObjective(Objective):
         nn.init.constant_(self.pair.logit_scale, np.log(10.0))
         nn.init.constant_(self.pair.logit_bias, -10.0)
         self.trained = nn.ModuleDict({"pair": self.pair})
+        self._num_words = len(self.codec.encode(" " + told_cell_by_cell([None] * 9, "grey")))
         if recipe.encoder.num_crowds:
             self.trained["captioner"] = ParallelCaptioner(
-                len(self.codec.encode(" " + told_cell_by_cell([None] * 9, "grey"))),
+                self._num_words,
                 recipe.encoder.hidden_size,
                 recipe.encoder.num_heads,
                 len(self.codec.tokenizer),
@@ -116,11 +117,11 @@ class ContrastiveObjective(Objective):
 
     def _words(self, caption: str) -> Tensor:
         """One token for every place the captioner has. Raises InvalidArgument when the tokenizer splits a word."""
-        ids, num_words = self.codec.encode(" " + caption), self.trained["captioner"].queries.shape[1]
-        if len(ids) != num_words:
+        ids = self.codec.encode(" " + caption)
+        if len(ids) != self._num_words:
             raise InvalidArgument(
                 f"tokenizer.vocab_size {self.recipe.tokenizer.vocab_size} is too small for encoder.num_crowds: "
-                f"{len(ids)} tokens for {num_words} words"
+                f"{len(ids)} tokens for {self._num_words} words"
             )
         return torch.tensor(ids)
 
