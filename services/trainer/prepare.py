@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import active_children, connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +58,21 @@ def _run(progress: Progress, pool: Executor, title: str, step: Step, arguments: 
             future.result()
     except BrokenProcessPool:
         raise FailedPrecondition("a worker was killed; go on by the same command, with fewer --workers") from None
-    finally:
-        for future in futures:
-            future.cancel()
 
 
 @contextmanager
 def _pool(num_workers: int) -> Iterator[Executor]:
     # Spawned, not forked: threads of the libraries in this process would not survive a fork.
-    with ProcessPoolExecutor(num_workers, get_context("spawn"), _begin_worker) as pool:
+    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _begin_worker)
+    try:
         yield pool
+    except KeyboardInterrupt:
+        for worker in active_children():
+            worker.terminate()
+        raise
+    finally:
+        # The pool drops what waits by itself: futures cancelled from here would trip it when its workers are gone.
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin_worker() -> None:
