@@ -2,21 +2,29 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from services.trainer.config import Recipe, Stage
+from services.trainer.ranks import ALONE, Ranks
 
 
 class Objective(ABC):
-    """One stage of a recipe. Batches are pure functions of (seed, stage, step): that alone makes a run resumable."""
+    """One stage of a recipe. Batches are pure functions of (seed, stage, step): that alone makes a run resumable.
+
+    With several ranks, `backward` takes this rank's share of the step's batch. Shares add up: losses are divided by
+    counts of the whole batch (`ranks.sum`), so that the sum of all ranks' figures and gradients is what one process
+    would have got.
+    """
 
     name: str
     needs: tuple[str, ...] = ()
+    is_distributed: ClassVar[bool] = False  # whether it knows what to do with more than one rank
 
-    def __init__(self, recipe: Recipe, inputs: dict[str, Path]) -> None:
+    def __init__(self, recipe: Recipe, inputs: dict[str, Path], ranks: Ranks = ALONE) -> None:
         """`inputs` maps each stage in `needs` to the folder of what it made."""
-        self.recipe, self.inputs = recipe, inputs
+        self.recipe, self.inputs, self.ranks = recipe, inputs, ranks
 
     @property
     @abstractmethod
@@ -26,6 +34,11 @@ class Objective(ABC):
     @abstractmethod
     def module(self) -> nn.Module:
         """Holds every trained parameter, and nothing that must not be saved with them."""
+
+    def blocks(self) -> list[nn.Module]:
+        """Modules inside `module` that are sharded one by one, inner before outer: transformer layers, as a rule. What is
+        left is sharded with `module` itself, whose `forward` (or that of a block) all computation goes through."""
+        return []
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """Optimizer groups; `lr_scale` multiplies the stage's learning rate; `muon`: matrices, trained by Muon."""
