@@ -36,8 +36,8 @@ class Objective(ABC):
         """Holds every trained parameter, and nothing that must not be saved with them."""
 
     def blocks(self) -> list[nn.Module]:
-        """Modules inside `module` that are sharded one by one, inner before outer: transformer layers, as a rule. What is
-        left is sharded with `module` itself, whose `forward` (or that of a block) all computation goes through."""
+        """Modules inside `module` that are sharded one by one, inner before outer: transformer layers, as a rule. What
+        is left is sharded with `module` itself, whose `forward` (or that of a block) all computation goes through."""
         return []
 
     def parameter_groups(self) -> list[dict[str, object]]:
