@@ -17,7 +17,7 @@ from triptych.errors import TriptychError
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m services.trainer", description=__doc__)
     parser.add_argument("recipe", type=Path, help="the recipe, a TOML file")
-    parser.add_argument("--stage", choices=sorted(NEEDS), help="run only this stage, in this process")
+    parser.add_argument("--stage", choices=sorted(NEEDS), help="run only this stage, in this process (one rank of it)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads in all (default: every core)")
     args = parser.parse_args(argv)
     try:

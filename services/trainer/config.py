@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from triptych.errors import InvalidArgument
 
-NOT_WEIGHTS = {"gate", "evaluate_every", "save_every"}
+NOT_WEIGHTS = {"gate", "evaluate_every", "save_every", "distribution"}
 
 
 class _Frozen(BaseModel):
@@ -28,6 +28,10 @@ class Distribution(_Frozen):
     activation_checkpointing: bool = False
     micro_batch_size: int = Field(0, ge=0, description="samples of a rank in one pass; 0: its whole share of the batch")
     keep_checkpoints: int = Field(2, ge=1, description="the newest so many training states are kept")
+
+    @property
+    def num_ranks(self) -> int:
+        return self.num_nodes * self.num_processes
 
 
 class TokenizerStage(_Frozen):
@@ -52,6 +56,7 @@ class Stage(_Frozen):
     evaluate_every: int = Field(500, ge=1)
     save_every: int = Field(250, ge=1)
     gate: dict[str, float] = Field(default_factory=dict, description="metric name -> least value to go on")
+    distribution: Distribution | None = Field(None, description="None: one process, on the CPU")
 
 
 class VaeStage(Stage):
@@ -230,10 +235,17 @@ class Recipe(_Frozen):
         """Where the run keeps its state."""
         return self.runs / self.name
 
+    def distribution(self, stage: str) -> Distribution | None:
+        """How a stage is spread; None for one process."""
+        return getattr(getattr(self, stage), "distribution", None)
+
     def digest(self, *stages: str) -> str:
         """Identity of the named stages' settings (and the seed): a stage's work is reused only under the same one.
-        What does not touch the weights (gates, how often to evaluate and save) is left out."""
+        What does not touch the weights (gates, how often to evaluate and save) is left out, and what does so only by
+        rounding: of a distribution, the precision alone counts."""
         settings = self.model_dump(mode="json", include={"seed", "template", *stages})
         for name in stages:
             settings[name] = {key: value for key, value in settings[name].items() if key not in NOT_WEIGHTS}
+            if distribution := self.distribution(name):
+                settings[name]["precision"] = distribution.precision
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

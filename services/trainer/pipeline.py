@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from rich.progress import (
 )
 
 from services.trainer.config import Recipe
+from services.trainer.launch import command
 from services.trainer.plot import plot_losses
 from services.trainer.stages import NEEDS, is_done
-from triptych.errors import FailedPrecondition
+from triptych.errors import FailedPrecondition, InvalidArgument
 
 MAX_SIDE_BY_SIDE = 2
 POLL_S = 0.5
@@ -37,10 +37,12 @@ class Running:
     stage: str
     process: subprocess.Popen[str]
     log: Path
+    log_start: int  # bytes of earlier runs in it
 
 
 def run_recipe(recipe: Recipe, path: Path, threads: int) -> None:
     """Brings every stage to done. Raises FailedPrecondition naming the stage that failed; the others are stopped."""
+    _check_one_node(recipe)
     cores = threads or os.cpu_count() or 1
     running: list[Running] = []
     with _progress() as progress:
@@ -58,6 +60,16 @@ def run_recipe(recipe: Recipe, path: Path, threads: int) -> None:
                 left.process.wait()
 
 
+def _check_one_node(recipe: Recipe) -> None:
+    for stage in NEEDS:
+        distribution = recipe.distribution(stage)
+        if distribution and distribution.num_nodes > 1:
+            raise InvalidArgument(
+                f"{stage}.distribution.num_nodes is {distribution.num_nodes}: a whole recipe runs on one machine; "
+                "start such a stage by a command on each node"
+            )
+
+
 def _ready(recipe: Recipe, running: list[Running]) -> list[str]:
     """Stages that could start now, those others wait for first."""
     busy = {r.stage for r in running}
@@ -71,15 +83,18 @@ def _alone(stage: str) -> bool:
 
 
 def _start(recipe: Recipe, path: Path, stage: str, threads: int, progress: Progress, bar: TaskID) -> Running:
-    command = [sys.executable, "-m", "services.trainer", str(path), "--stage", stage, "--threads", str(threads)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    distribution = recipe.distribution(stage)
+    share = max(1, threads // (distribution.num_processes if distribution else 1))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(share)}
+    argv = command(path, stage, distribution, threads=share)
     log = recipe.folder / f"{stage}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        log_start = errors.tell()
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     progress.start_task(bar)
     threading.Thread(target=_follow, args=(process, progress, bar), daemon=True).start()
-    return Running(stage, process, log)
+    return Running(stage, process, log, log_start)
 
 
 def _follow(process: subprocess.Popen[str], progress: Progress, bar: TaskID) -> None:
@@ -93,10 +108,16 @@ def _follow(process: subprocess.Popen[str], progress: Progress, bar: TaskID) -> 
 def _reap(recipe: Recipe, running: list[Running]) -> list[Running]:
     for ended in [r for r in running if r.process.poll() is not None]:
         if ended.process.returncode != 0:
-            tail = "\n".join(ended.log.read_text().splitlines()[-5:])
-            raise FailedPrecondition(f"stage {ended.stage} failed (log: {ended.log})\n{tail}")
+            raise FailedPrecondition(f"stage {ended.stage} failed (log: {ended.log})\n{_reason(ended)}")
         plot_losses(recipe.folder / ended.stage)
     return [r for r in running if r.process.poll() is None]
+
+
+def _reason(ended: Running) -> str:
+    """What its ranks said, each once; else how its log ends (torch's launcher puts a page of its own there)."""
+    lines = ended.log.read_bytes()[ended.log_start :].decode(errors="replace").splitlines()
+    said = list(dict.fromkeys(line for line in lines if line.startswith("error: ")))
+    return "\n".join((said or lines)[-5:])
 
 
 def _progress() -> Progress:

@@ -1,25 +1,24 @@
 """One stage of gradient training: resumable after any kill, deterministic by seed, judged by its gate."""
 
-import copy
-import json
 import math
-import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity
 
+from services.trainer.average import Averaged, Ema, trained
+from services.trainer.compiling import compile_checked
 from services.trainer.config import Stage
 from services.trainer.done import write_done
+from services.trainer.metrics import MetricsLog
 from services.trainer.objectives.base import Objective
-from triptych.errors import FailedPrecondition, InvalidArgument
+from services.trainer.sharding import drop_whole, shard, whole, whole_weights
+from services.trainer.states import States
+from triptych.errors import FailedPrecondition, InvalidArgument, TriptychError
 
-LEAST_NORM = 1e-2  # gradients smaller than this share of the largest are bf16 noise, and not compared
-LEAST_COSINE = 0.8
 Report = Callable[[dict[str, float]], None]
 
 
@@ -30,20 +29,6 @@ def learning_rate(config: Stage, step: int) -> float:
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return config.learning_rate * (config.lr_floor + (1 - config.lr_floor) * cosine)
-
-
-class Ema:
-    """Exponential moving average of a module's weights, with a warm-up so that early steps do not linger."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.weights = {key: value.detach().clone() for key, value in _trained(module).items()}
-
-    def update(self, module: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        trained = _trained(module)
-        own, new = list(self.weights.values()), [trained[key].detach() for key in self.weights]
-        torch._foreach_lerp_(own, new, 1 - decay)
 
 
 def _optimizers(config: Stage, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
@@ -59,56 +44,89 @@ def _optimizers(config: Stage, groups: list[dict[str, Any]]) -> list[torch.optim
     return optimizers
 
 
-def _trained(module: nn.Module) -> dict[str, Tensor]:
-    return {key: p for key, p in module.named_parameters() if p.requires_grad}
+def check_distribution(objective: Objective) -> None:
+    """Raises InvalidArgument for what cannot be spread over ranks."""
+    ranks, distribution = objective.ranks, objective.config.distribution
+    if not objective.is_distributed and (distribution or ranks.world_size > 1):
+        raise InvalidArgument(f"{objective.name} trains in one process only: it takes no distribution")
+    assert distribution or ranks.world_size == 1
+    by_muon = any(group.get("muon") for group in objective.parameter_groups())
+    if distribution and distribution.shard and ranks.world_size > 1 and by_muon:
+        raise InvalidArgument(f"{objective.name}: Muon needs whole matrices: shard = false, or one rank")
 
 
 class StageRun:
-    """The state of one stage under way: module, optimizer, average, step."""
+    """The state of one stage under way: module, optimizer, average, step. Shards the module if the stage says so."""
 
     def __init__(self, objective: Objective, folder: Path, digest: str) -> None:
-        self.objective, self.folder, self.digest = objective, folder, digest
+        self.objective, self.ranks = objective, objective.ranks
         self.config = objective.config
+        distribution = self.config.distribution
+        check_distribution(objective)
+        if distribution:
+            shard(objective.module, objective.blocks(), distribution, self.ranks)
         groups = objective.parameter_groups()
         self.optimizers = _optimizers(self.config, groups)
         self.parameters: list[nn.Parameter] = [p for g in groups for p in g["params"]]  # type: ignore[attr-defined]
         self.ema = Ema(objective.module, self.config.ema_decay) if self.config.ema_decay else None
+        keep = distribution.keep_checkpoints if distribution else 1
+        self.states = States(folder / "states", digest, self.ranks, keep)
         self.step = 0
 
     def save(self) -> None:
-        """Atomic: a kill at any moment leaves the previous state whole."""
-        state = {
-            "digest": self.digest,
-            "step": self.step,
-            "module": _trained(self.objective.module),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "ema": self.ema.weights if self.ema else {},
-        }
-        partial = self.folder / "state.pt.partial"
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(self.folder / "state.pt")
+        """Starts writing the state of this step; a kill at any moment leaves a whole one."""
+        self.states.save(self.step, {**self._tensors(), **self._own_rng()})
 
     def resume(self) -> None:
-        """Continues from `state.pt` if there is one. Raises InvalidArgument when other settings made it."""
-        path = self.folder / "state.pt"
-        if not path.exists():
+        """Continues from the last state if there is one. Raises InvalidArgument when other settings made it."""
+        step = self.states.open()
+        if step is None:
             return
-        state = torch.load(path, weights_only=True)
-        if state["digest"] != self.digest:
-            raise InvalidArgument(
-                f"{path} was made by settings {state['digest']}, not {self.digest}: delete {self.folder} to start anew"
-            )
-        with torch.no_grad():
-            for key, parameter in _trained(self.objective.module).items():
-                parameter.copy_(state["module"][key])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        if self.ema:
-            self.ema.weights = state["ema"]
-        self.step = int(state["step"])
+        saved = self.states.tensors(step)
+        self._make_room(saved)
+        rng = self._own_rng()
+        own_rng = {key: value for key, value in rng.items() if key in saved}  # a rank more than there were has none
+        self.states.load(step, {**self._tensors(), **own_rng})
+        self._set_rng(own_rng)
+        self.step = step
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Trained weights, optimizer states and average, by name, as they are kept: sharded ones as shards."""
+        module = trained(self.objective.module)
+        names = {id(p): key for key, p in module.items()}
+        states = {
+            f"optimizer.{names[id(p)]}.{slot}": value
+            for optimizer in self.optimizers
+            for p, slots in optimizer.state.items()
+            for slot, value in slots.items()
+        }
+        average = {f"ema.{key}": value for key, value in self.ema.weights.items()} if self.ema else {}
+        return {**{f"module.{key}": p.detach() for key, p in module.items()}, **states, **average}
+
+    def _make_room(self, saved: dict[str, tuple[int, ...]]) -> None:
+        """Optimizer states as they were saved, to be loaded into: a fresh optimizer has none before its first step."""
+        for optimizer in self.optimizers:
+            owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            for key, p in trained(self.objective.module).items():
+                prefix = f"optimizer.{key}."
+                slots = {name.removeprefix(prefix): shape for name, shape in saved.items() if name.startswith(prefix)}
+                if id(p) in owned and slots:
+                    sharded = {slot: torch.zeros_like(p.detach()) for slot, shape in slots.items() if shape}
+                    optimizer.state[p] = {slot: sharded.get(slot, torch.zeros(())) for slot in slots}
+
+    def _own_rng(self) -> dict[str, Tensor]:
+        """torch's generators (dropout); batches are pure functions of seed and step and need none."""
+        states = {f"rng.{self.ranks.rank}.cpu": torch.get_rng_state()}
+        if self.ranks.device.type == "cuda":
+            states[f"rng.{self.ranks.rank}.cuda"] = torch.cuda.get_rng_state(self.ranks.device)
+        return states
+
+    def _set_rng(self, states: dict[str, Tensor]) -> None:
+        for key, state in states.items():
+            if key.endswith(".cuda"):
+                torch.cuda.set_rng_state(state, self.ranks.device)
+            else:
+                torch.set_rng_state(state)
 
     def advance(self) -> dict[str, Tensor]:
         """One optimizer step. Raises FailedPrecondition when the loss is no longer finite."""
@@ -118,7 +136,7 @@ class StageRun:
                 group["lr"] = rate * group["lr_scale"]
             optimizer.zero_grad(set_to_none=True)
         figures = self.objective.backward(self.step)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         if not torch.isfinite(norm):
             raise FailedPrecondition(f"{self.objective.name}: gradient norm {norm.item()} at step {self.step}")
         for optimizer in self.optimizers:
@@ -128,92 +146,74 @@ class StageRun:
         self.step += 1
         return {**figures, "gradient_norm": norm, "learning_rate": torch.tensor(rate)}
 
-    def averaged(self) -> "_Averaged":
-        return _Averaged(self.objective.module, self.ema)
+    def averaged(self) -> Averaged:
+        return Averaged(self.objective.module, self.ema)
 
-
-class _Averaged:
-    """Within the block, the module carries the averaged weights and is in evaluation mode."""
-
-    def __init__(self, module: nn.Module, ema: Ema | None) -> None:
-        self.module, self.ema = module, ema
-
-    def __enter__(self) -> None:
-        self.module.eval()
-        self.kept = {k: v.detach().clone() for k, v in _trained(self.module).items()} if self.ema else {}
-        if self.ema:
-            self._put(self.ema.weights)
-
-    def __exit__(self, *_: object) -> None:
-        self._put(self.kept)
-        self.module.train()
-
-    def _put(self, weights: dict[str, Tensor]) -> None:
-        trained = _trained(self.module)
-        with torch.no_grad():
-            for key, value in weights.items():
-                trained[key].copy_(value)
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Within the block states may be under way; after it, however it ends, none is."""
+        try:
+            yield
+        except BaseException:
+            with suppress(TriptychError):  # what went wrong first is what to say
+                self.states.finish()
+            raise
+        self.states.finish()
 
 
 def train_stage(objective: Objective, folder: Path, digest: str, report: Report) -> dict[str, float]:
     """Runs a stage to its end and writes `folder/out` and `folder/done.json`; returns the last evaluation.
 
-    Raises FailedPrecondition when the gate is missed: nothing later may build on it.
+    Every rank calls it; rank 0 reports and writes. Raises FailedPrecondition when the gate is missed: nothing later
+    may build on it. Raises ResourceExhausted when a training state cannot be written.
     """
-    config = objective.config
+    config, ranks = objective.config, objective.ranks
     folder.mkdir(parents=True, exist_ok=True)
     run = StageRun(objective, folder, digest)
+    if config.distribution:
+        torch.manual_seed(objective.recipe.seed + ranks.rank)  # each rank drops out on its own
     run.resume()
-    log = MetricsLog(folder / "metrics.jsonl", run.step)
+    log = MetricsLog(folder / "metrics.jsonl", run.step, ranks)
+    say = report if ranks.is_first else _silent
     objective.module.train()
-    if objective.recipe.compile and run.step < config.steps:
-        report({"step": run.step, "steps": config.steps, "compiled": float(compile_checked(objective, run.step))})
-    evaluation: dict[str, float] = {}
+    if objective.recipe.compile and config.distribution is None and run.step < config.steps:
+        say({"step": run.step, "steps": config.steps, "compiled": float(compile_checked(objective, run.step))})
+    with run.saving():
+        evaluation = _loop(run, log, say)
+    with run.averaged():
+        evaluation = evaluation or objective.evaluate()
+        _check_gate(objective.name, config.gate, evaluation)
+        drop_whole(objective.module)
+        with whole_weights(objective.module, ranks):
+            if ranks.is_first:
+                objective.write(folder / "out")
+    if ranks.is_first:
+        write_done(folder, digest, evaluation, log.total_seconds())
+    run.states.wait_for_all()
+    return evaluation
+
+
+def _loop(run: StageRun, log: MetricsLog, report: Report) -> dict[str, float]:
+    """All steps that are left; returns the last evaluation, empty if there was none."""
+    config, evaluation = run.config, {}
     while run.step < config.steps:
-        figures = run.advance()
-        log.add(figures)
+        log.add(run.advance())
         last = run.step == config.steps
         if run.step % 20 == 0 or last:
             report({"step": run.step, "steps": config.steps, **log.flush(run.step)})
         if run.step % config.evaluate_every == 0 or last:
             with run.averaged():
-                evaluation = objective.evaluate()
+                evaluation = run.objective.evaluate()
             log.write({"step": run.step, **evaluation})
             report({"step": run.step, "steps": config.steps, **evaluation})
         if run.step % config.save_every == 0 or last:
             run.save()
-    with run.averaged():
-        evaluation = evaluation or objective.evaluate()
-        _check_gate(objective.name, config.gate, evaluation)
-        objective.write(folder / "out")
-    write_done(folder, digest, evaluation, log.total_seconds())
+        run.states.poll()
     return evaluation
 
 
-def compile_checked(objective: Objective, step: int) -> bool:
-    """Compiles the objective if that leaves its gradients what they are; returns whether it did.
-
-    torch 2.13's CPU compiler is known to lose whole gradients in silence (the VAE's encoder got zeros).
-    """
-    plain = _gradients(objective, step)
-    objective.compile()
-    compiled = _gradients(objective, step)
-    objective.module.zero_grad(set_to_none=True)
-    least = LEAST_NORM * max(g.norm() for g in plain.values())
-    compared = [k for k, g in plain.items() if g.norm() > least]
-    if all(
-        k in compiled and cosine_similarity(plain[k].flatten(), compiled[k].flatten(), dim=0) >= LEAST_COSINE
-        for k in compared
-    ):
-        return True
-    objective.uncompile()
-    return False
-
-
-def _gradients(objective: Objective, step: int) -> dict[str, Tensor]:
-    objective.module.zero_grad(set_to_none=True)
-    objective.backward(step)
-    return {key: p.grad.clone() for key, p in _trained(objective.module).items() if p.grad is not None}
+def _silent(figures: dict[str, float]) -> None:
+    """Ranks other than the first."""
 
 
 def _check_gate(name: str, gate: dict[str, float], evaluation: dict[str, float]) -> None:
@@ -223,41 +223,3 @@ def _check_gate(name: str, gate: dict[str, float], evaluation: dict[str, float])
     if missed:
         listed = ", ".join(f"{key} {got:.4f} < {least}" for key, (got, least) in missed.items())
         raise FailedPrecondition(f"{name} missed its gate: {listed}")
-
-
-class MetricsLog:
-    """metrics.jsonl: means over the steps between two lines, with the seconds spent so far over all resumes."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        text = path.read_text() if path.exists() else ""
-        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]  # a kill cuts one
-        kept = [line for line in lines if line["step"] <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self._before = max((line["seconds"] for line in kept), default=0.0)
-        self._start = time.monotonic()
-        self._sums: dict[str, Tensor] = {}
-        self._num = 0
-
-    def total_seconds(self) -> float:
-        return round(self._before + time.monotonic() - self._start, 1)
-
-    def add(self, figures: dict[str, Tensor]) -> None:
-        self._num += 1
-        for key, value in figures.items():
-            self._sums[key] = self._sums.get(key, torch.zeros(())) + value.detach().float()
-
-    def flush(self, step: int) -> dict[str, float]:
-        means = {key: value.item() / self._num for key, value in self._sums.items()}
-        self._sums, self._num = {}, 0
-        self.write({"step": step, **means})
-        return means
-
-    def write(self, line: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({**line, "seconds": self.total_seconds()}) + "\n")
-
-
-def frozen(module: nn.Module) -> nn.Module:
-    """A copy that takes no gradients of its own, in evaluation mode."""
-    return copy.deepcopy(module).requires_grad_(False).eval()

@@ -70,7 +70,7 @@ def kill_within(recipe: Path, stage: str) -> None:
     folder = Recipe.read(recipe).folder / stage
     process = start(recipe)
     deadline = time.monotonic() + TIMEOUT_S
-    while not (folder / "state.pt").exists():
+    while not (folder / "states" / "LAST").exists():
         assert process.poll() is None, process.communicate()[1][-2000:]
         assert time.monotonic() < deadline, f"{stage} never saved its state"
         time.sleep(0.02)

@@ -2,14 +2,18 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from services.trainer.average import Ema
+from services.trainer.compiling import compile_checked
 from services.trainer.config import Stage
-from services.trainer.train import Ema, MetricsLog, StageRun, compile_checked, learning_rate, train_stage
+from services.trainer.metrics import MetricsLog
+from services.trainer.train import StageRun, learning_rate, train_stage
 from tests.services.trainer.toy import CONFIG, STEPS, LosesGradients, Stop, Toy
 from triptych.errors import FailedPrecondition, InvalidArgument
 
@@ -27,6 +31,10 @@ def written(folder: Path) -> dict[str, Tensor]:
 
 def lines(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def figures(folder: Path) -> list[dict[str, float]]:
@@ -84,16 +92,16 @@ def test_frozen_weights_stay(undisturbed: Path) -> None:
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         train(Toy(5), tmp_path, "first")
-    before = (tmp_path / "state.pt").read_bytes()
+    before = contents(tmp_path / "states")
     with pytest.raises(InvalidArgument, match=f"settings first, not second: delete {tmp_path} to start anew"):
         train(Toy(), tmp_path, "second")
-    assert (tmp_path / "state.pt").read_bytes() == before
+    assert contents(tmp_path / "states") == before
 
 
 def test_a_missed_gate_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match=r"toy missed its gate: accuracy 0\.5000 < 0\.75"):
         train(Toy(gate={"accuracy": 0.75}), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "state.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "states"]
 
 
 def test_a_gate_that_is_reached(tmp_path: Path) -> None:
@@ -112,19 +120,28 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         toy.last.weight.fill_(math.inf)
     with pytest.raises(FailedPrecondition, match="toy: gradient norm .* at step 0"):
         train(toy, tmp_path)
-    assert not (tmp_path / "state.pt").exists()
+    assert contents(tmp_path / "states") == {}
 
 
-@pytest.mark.parametrize("cut", [0, 1, 100])
-def test_a_kill_between_write_and_rename(cut: int, undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", ["half a state", "a state before it is the last", "half a pointer"])
+def test_a_kill_while_saving(left: str, undisturbed: Path, tmp_path: Path) -> None:
     with pytest.raises(Stop):
         train(Toy(7), tmp_path)
-    (tmp_path / "state.pt.partial").write_bytes((tmp_path / "state.pt").read_bytes()[:cut])
+    states, last = tmp_path / "states", tmp_path / "states" / "step-00000006"
+    assert (states / "LAST").read_text() == "step-00000006\n"
+    later = states / ("step-00000009" if left == "a state before it is the last" else "step-00000009.partial")
+    if left == "half a pointer":
+        (states / "LAST.partial").write_text("step-0")
+    else:
+        shutil.copytree(last, later)
+    if left == "half a state":
+        (later / ".metadata").unlink()
+        (later / "__0_0.distcp").write_bytes(b"half")
     again = Toy()
     train(again, tmp_path)
     assert again.steps[0] == 6
     assert all(torch.equal(value, written(undisturbed)[key]) for key, value in written(tmp_path).items())
-    assert not (tmp_path / "state.pt.partial").exists()
+    assert sorted(path.name for path in states.iterdir()) == ["LAST", "step-00000011"]
 
 
 def test_metrics_are_cut_to_the_resumed_step(undisturbed: Path, tmp_path: Path) -> None:
