@@ -1,7 +1,10 @@
 """Who takes part in a training step: one process, or the ranks of a `torch.distributed` group."""
 
+import ctypes
 import datetime
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +20,7 @@ from triptych.errors import InvalidArgument, Unavailable
 
 JOIN_TIMEOUT_S = 300  # for all ranks to come: they import torch and start CUDA
 STEP_TIMEOUT_S = 900  # for all ranks to come to the same step: rank 0 may load, or judge, alone for a while
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,9 @@ def joined(distribution: Distribution | None, join_timeout_s: float = JOIN_TIMEO
     # CPU tensors keep a backend of their own beside nccl: training states are written through it.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     rank, store = _meet(join_timeout_s) if started > 1 else (0, HashStore())
+    if started > 1 and sys.platform == "linux":
+        # SIGKILL to torch's launcher would leave its ranks to train on, beside those that a new one starts.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     timeout = datetime.timedelta(seconds=STEP_TIMEOUT_S)
     dist.init_process_group(backend, store=store, rank=rank, world_size=started, timeout=timeout)
     try:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from services.trainer.ranks import Ranks
-from triptych.errors import InvalidArgument, ResourceExhausted
+from triptych.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 
 SAVE_TIMEOUT_S = 3600  # for the slowest rank to write its part, and for rank 0 to write what the stage made
 LAST = "LAST"
@@ -44,11 +44,12 @@ class States:
     def open(self) -> int | None:
         """The step to go on from, None for a new run. Clears away what a killed run left half-written.
 
-        Raises InvalidArgument when other settings made the state; then nothing is touched. Every rank must call it.
+        Raises InvalidArgument when other settings made the state; then nothing is touched. Raises FailedPrecondition
+        when this rank does not see what rank 0 does. Every rank must call it.
         """
         if dist.is_initialized():
             self._group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=SAVE_TIMEOUT_S))
-        last = self._last()
+        last = self._first_ranks_last()
         if last:
             self._check(last)
         self.wait_for_all()
@@ -56,6 +57,8 @@ class States:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._clear(last)
         self.wait_for_all()
+        if not self.folder.is_dir():
+            raise FailedPrecondition(f"rank {self.ranks.rank} does not see {self.folder}: all nodes need it")
         return _step(last) if last else None
 
     def wait_for_all(self) -> None:
@@ -130,8 +133,18 @@ class States:
         path = self.folder / LAST
         return path.read_text().strip() if path.exists() else None
 
+    def _first_ranks_last(self) -> str | None:
+        """A network file system may show the other ranks an older one."""
+        seen = [self._last() if self.ranks.is_first else None]
+        if self._group is not None:
+            dist.broadcast_object_list(seen, src=0, group=self._group)
+        return seen[0]
+
     def _check(self, last: str) -> None:
-        made_by = json.loads((self.folder / last / ABOUT).read_text())["digest"]
+        about = self.folder / last / ABOUT
+        if not about.exists():
+            raise FailedPrecondition(f"rank {self.ranks.rank} does not see {about}: all nodes need it")
+        made_by = json.loads(about.read_text())["digest"]
         if made_by != self.digest:
             raise InvalidArgument(
                 f"{self.folder / last} was made by settings {made_by}, not {self.digest}: "

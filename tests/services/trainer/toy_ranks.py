@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from services.trainer.config import Distribution, Stage
 from services.trainer.objectives.base import Objective
@@ -32,6 +33,7 @@ CONFIG: Final[dict[str, Any]] = {
     "batch_size": BATCH_SIZE,
     "learning_rate": 0.01,
     "warmup_steps": 2,
+    "lr_floor": 1.0,  # so that a shorter run is the beginning of a longer one
     "save_every": 3,
     "evaluate_every": 10,
     "ema_decay": 0.9,
@@ -53,7 +55,8 @@ class Model(nn.Module):
     def forward(self, x: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The last is nothing, made of the drawing part: without samples to draw, the graph is still the same."""
         hidden = self.embed(x)
-        hidden = hidden + self.frozen(hidden.to(self.frozen.weight.dtype)).to(hidden.dtype)
+        weight, bias = self.frozen.weight.to(hidden.dtype), self.frozen.bias.to(hidden.dtype)
+        hidden = hidden + linear(hidden, weight, bias)
         for layer in self.layers:
             hidden = layer(hidden)
         return self.write(hidden), self.draw(hidden[wanted, -1]), 0 * self.draw(torch.zeros_like(hidden[:1, -1])).sum()
@@ -113,8 +116,8 @@ class ToyRanks(Objective):
 
     def _part(self, x: Tensor, wanted: Tensor, num_wanted: int) -> dict[str, Tensor]:
         written, drawn, nothing = self.model(x, wanted)
-        text = (written.float() - x.sum(-1, keepdim=True)).square().sum() / (BATCH_SIZE * LENGTH * 7)
-        picture = (self.eye(drawn.float()) - x[wanted].sum((1, 2))[:, None]).square().sum() / (3 * num_wanted)
+        text = (written.float() - x.sum(-1, keepdim=True) / 2).square().sum() / (BATCH_SIZE * LENGTH * 7)
+        picture = (self.eye(drawn.float()) - x[wanted].sum((1, 2))[:, None] / 5).square().sum() / (3 * num_wanted)
         loss = text + picture + nothing
         loss.backward()
         return {"loss": loss, "text": text, "picture": picture}
@@ -140,6 +143,7 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
     kill: list[int] | None = None
     full_disk: list[int] | None = None
+    digest: str = "d"
 
     def make(self, ranks: Ranks) -> ToyRanks:
         toy = ToyRanks(ranks, distribution=self.distribution, **self.settings)
@@ -153,17 +157,17 @@ class Run:
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-def train(run: Run, ranks: Ranks) -> ToyRanks:
-    """Leaves in `folder/error-RANK` what a run that fails says."""
+def train(run: Run, ranks: Ranks) -> None:
+    """A run that fails leaves in `folder` what each rank says, and a list of its states."""
     folder = Path(run.folder)
     try:
-        toy = run.make(ranks)
-        train_stage(toy, folder, "d", lambda figures: None)
+        train_stage(run.make(ranks), folder, run.digest, lambda figures: print(json.dumps(figures), flush=True))
     except TriptychError as error:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        (folder / f"error-{ranks.rank}").write_text(f"{type(error).__name__}: {error}")
-    return toy
+        left = sorted(path.name for path in folder.glob("states/*"))
+        said = {"error": f"{type(error).__name__}: {error}", "states": left}
+        (folder / f"error-{ranks.rank}.json").write_text(json.dumps(said))
 
 
 def main() -> None:

@@ -1,0 +1,67 @@
+"""The command of a stage: one process, one node of many ranks, one node of several."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.trainer.config import Distribution
+from services.trainer.launch import Rendezvous, command
+from services.trainer.pipeline import run_recipe
+from tests.services.trainer.test_pipeline import toml
+from tests.services.trainer.tiny_recipe import tiny_recipe, tiny_values
+from triptych.errors import InvalidArgument
+
+RECIPE = Path("recipe.toml")
+WORKER = ["-m", "services.trainer", "recipe.toml", "--stage", "llm"]
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("distribution", [None, Distribution()])
+def test_one_process(distribution: Distribution | None) -> None:
+    assert command(RECIPE, "llm", distribution) == [sys.executable, *WORKER]
+    assert command(RECIPE, "llm", distribution, threads=3) == [sys.executable, *WORKER, "--threads", "3"]
+
+
+def test_one_node() -> None:
+    made = command(RECIPE, "llm", Distribution(num_processes=4))
+    assert made[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    assert made[3:-5] == ["--nnodes", "1", "--nproc-per-node", "4", "--max-restarts", "0", "--standalone"]
+    assert made[-5:] == WORKER
+
+
+def test_one_of_several_nodes() -> None:
+    made = [command(RECIPE, "llm", Distribution(num_nodes=2), Rendezvous("node-0:29500", "j"), rank) for rank in (0, 1)]
+    for rank, argv in enumerate(made):
+        assert argv[argv.index("--rdzv-endpoint") + 1] == "node-0:29500"
+        assert argv[argv.index("--rdzv-id") + 1] == "j"
+        assert argv[argv.index("--rdzv-conf") + 1].startswith(f"is_host={str(rank == 0).lower()},")
+        assert argv[-5:] == WORKER
+
+
+def test_nodes_that_cannot_meet() -> None:
+    two = Distribution(num_nodes=2)
+    with pytest.raises(InvalidArgument, match="num_nodes is 2: a rendezvous"):
+        command(RECIPE, "llm", two)
+    with pytest.raises(InvalidArgument, match=r"node_rank 2 is not in 0\.\.1"):
+        command(RECIPE, "llm", two, Rendezvous("node-0:29500", "j"), 2)
+
+
+def test_a_whole_recipe_runs_on_one_machine(tmp_path: Path) -> None:
+    recipe = tiny_recipe(runs=str(tmp_path), llm={"distribution": {"num_nodes": 2}})
+    with pytest.raises(InvalidArgument, match=r"llm\.distribution\.num_nodes is 2"):
+        run_recipe(recipe, RECIPE, 1)
+
+
+def test_a_stage_for_one_process_says_so(tmp_path: Path) -> None:
+    """Through the trainer's own command, by two ranks: what they say, once, and not the launcher's page about it."""
+    values = tiny_values(runs=str(tmp_path), vae={"distribution": {"num_processes": 2, "device": "cpu"}})
+    path = tmp_path / "recipe.toml"
+    path.write_text(toml(values))
+    argv = [sys.executable, "-m", "services.trainer", str(path), "--threads", "1"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-2:]
+    assert last[0].startswith("error: stage vae failed (log: ")
+    assert last[1] == "error: vae.distribution: this stage trains in one process only"

@@ -1,0 +1,72 @@
+"""Joining a group: what does not fit is said before anything starts, and who is missing."""
+
+import datetime
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from services.trainer.config import Distribution
+from services.trainer.ranks import ALONE, joined
+from triptych.errors import InvalidArgument, Unavailable
+
+
+def join(distribution: Distribution | None, timeout_s: float = 1) -> None:
+    with joined(distribution, timeout_s):
+        pytest.fail("it should not have joined")
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int, port: int = 0) -> None:
+    """The environment that torch's launcher sets."""
+    values = {
+        "TORCHELASTIC_RUN_ID": "run",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+    }
+    for key, value in values.items():
+        monkeypatch.setenv(key, value)
+
+
+def test_without_a_distribution_there_is_no_group() -> None:
+    with joined(None) as ranks:
+        assert ranks == ALONE
+        assert not dist.is_initialized()
+
+
+def test_one_rank_is_a_group_that_ends_with_the_block() -> None:
+    for _ in range(2):
+        with joined(Distribution(device="cpu")) as ranks:
+            assert (ranks.rank, ranks.world_size, ranks.device) == (0, 1, torch.device("cpu"))
+            assert dist.get_world_size() == 1
+        assert not dist.is_initialized()
+
+
+def test_too_few_processes() -> None:
+    with pytest.raises(InvalidArgument, match="num_nodes x num_processes is 6, but 1 processes were started"):
+        join(Distribution(num_nodes=2, num_processes=3, device="cpu"))
+
+
+def test_processes_without_a_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch, 0, 2)
+    with pytest.raises(InvalidArgument, match="num_nodes x num_processes is 1, but 2 processes were started"):
+        join(None)
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    visible = torch.cuda.device_count()
+    launched(monkeypatch, 0, visible + 1)
+    with pytest.raises(InvalidArgument, match=f"num_processes {visible + 1} is more than the {visible} GPUs"):
+        join(Distribution(num_processes=visible + 1, device="cuda"))
+
+
+def test_ranks_that_do_not_come_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", 0, None, True, datetime.timedelta(seconds=30), wait_for_workers=False
+    )
+    launched(monkeypatch, 0, 3, store.port)
+    with pytest.raises(Unavailable, match=r"rank 1, 2 of 3 has not come within 1 s"):
+        join(Distribution(num_processes=3, device="cpu"))
