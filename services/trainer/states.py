@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from services.trainer.ranks import Ranks
-from triptych.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
+from triptych.errors import CheckpointError, FailedPrecondition, InvalidArgument, ResourceExhausted
 
 SAVE_TIMEOUT_S = 3600  # for the slowest rank to write its part, and for rank 0 to write what the stage made
 LAST = "LAST"
@@ -68,13 +70,16 @@ class States:
 
     def tensors(self, step: int) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what was saved."""
-        metadata = dcp.FileSystemReader(self._path(step)).read_metadata()
+        metadata = FileSystemReader(self._path(step)).read_metadata()
         return {key: tuple(about.size) for key, about in metadata.state_dict_metadata.items()}  # type: ignore[union-attr]
 
     def load(self, step: int, tensors: dict[str, Tensor]) -> None:
-        """Into the given tensors, sharded as they are."""
-        reader = dcp.FileSystemReader(self._path(step))
-        dcp.load(tensors, storage_reader=reader, process_group=self._group, no_dist=self._group is None)  # type: ignore[arg-type]
+        """Into the given tensors, sharded as they are. Raises CheckpointError when the state cannot be read."""
+        path = self._path(step)
+        try:
+            load(tensors, storage_reader=FileSystemReader(path), process_group=self._group, no_dist=self._group is None)
+        except CheckpointException as error:
+            raise CheckpointError(f"{path} cannot be read: {_cause(error)}") from error
 
     def save(self, step: int, tensors: dict[str, Tensor]) -> None:
         """Returns when the tensors are copied; a save still under way is waited for first. Every rank must call it.
@@ -83,13 +88,8 @@ class States:
         """
         self.finish()
         partial = self._path(step).with_suffix(".partial")
-        writer = dcp.FileSystemWriter(partial)
-        saved = dcp.async_save(
-            tensors,
-            storage_writer=writer,
-            process_group=self._group,
-            no_dist=self._group is None,  # type: ignore[arg-type]
-        )
+        writer = FileSystemWriter(partial)
+        saved = async_save(tensors, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
         assert isinstance(saved, Future)  # the writer stages by itself, so there is one future
         self._pending = _Pending(step, partial, saved)
 

@@ -14,8 +14,9 @@ from services.trainer.config import Distribution
 from services.trainer.launch import Rendezvous
 from services.trainer.ranks import ALONE, joined
 from services.trainer.states import States
-from tests.services.trainer.ranked_runs import DROPOUT, TWO, Made, start
+from tests.services.trainer.ranked_runs import DROPOUT, TWO, Made, close, start
 from tests.services.trainer.toy_ranks import STEPS, Run, train
+from triptych.errors import CheckpointError
 
 ONE = {"device": "cpu", "precision": "f32"}
 
@@ -79,9 +80,19 @@ def test_one_rank_goes_on_from_the_state_of_two(made: Mapping[str, Made], tmp_pa
     with joined(Distribution.model_validate(ONE)) as ranks:
         train(Run(str(tmp_path), ONE), ranks)
     assert resumed.losses == pytest.approx(made["alone"].losses[9:], abs=1e-5)
-    for key, weight in made["sharded"].weights.items():
-        torch.testing.assert_close(resumed.weights[key], weight, atol=1e-5, rtol=0)
+    close(resumed.weights, made["sharded"].weights, 1e-5)
     assert resumed.states == ["LAST", "step-00000018", "step-00000020"]
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    states = States(tmp_path, "d", ALONE, keep=1)
+    states.open()
+    states.save(3, {"weights": torch.ones(1000)})
+    states.finish()
+    path = tmp_path / "step-00000003" / "__0_0.distcp"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="step-00000003 cannot be read: rank 0: "):
+        states.load(3, {"weights": torch.zeros(1000)})
 
 
 def test_what_is_saved_is_what_was_there_when_saving_began(tmp_path: Path) -> None:
