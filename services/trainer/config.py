@@ -237,7 +237,7 @@ class Recipe(_Frozen):
 
     def distribution(self, stage: str) -> Distribution | None:
         """How a stage is spread; None for one process."""
-        return getattr(getattr(self, stage), "distribution", None)
+        return getattr(getattr(self, stage, None), "distribution", None)
 
     def digest(self, *stages: str) -> str:
         """Identity of the named stages' settings (and the seed): a stage's work is reused only under the same one.
