@@ -13,6 +13,7 @@ from services.trainer.average import Averaged, Ema, trained
 from services.trainer.compiling import compile_checked
 from services.trainer.config import Stage
 from services.trainer.done import write_done
+from services.trainer.gate import check_gate
 from services.trainer.metrics import MetricsLog
 from services.trainer.objectives.base import Objective
 from services.trainer.sharding import drop_whole, shard, whole, whole_weights
@@ -182,7 +183,7 @@ def train_stage(objective: Objective, folder: Path, digest: str, report: Report)
         evaluation = _loop(run, log, say)
     with run.averaged():
         evaluation = evaluation or objective.evaluate()
-        _check_gate(objective.name, config.gate, evaluation)
+        check_gate(objective.name, config.gate, evaluation)
         drop_whole(objective.module)
         with whole_weights(objective.module, ranks):
             if ranks.is_first:
@@ -214,12 +215,3 @@ def _loop(run: StageRun, log: MetricsLog, report: Report) -> dict[str, float]:
 
 def _silent(figures: dict[str, float]) -> None:
     """Ranks other than the first."""
-
-
-def _check_gate(name: str, gate: dict[str, float], evaluation: dict[str, float]) -> None:
-    if unknown := sorted(set(gate) - set(evaluation)):
-        raise InvalidArgument(f"{name}'s gate names {', '.join(unknown)}, known are {', '.join(evaluation)}")
-    missed = {key: (evaluation[key], least) for key, least in gate.items() if evaluation[key] < least}
-    if missed:
-        listed = ", ".join(f"{key} {got:.4f} < {least}" for key, (got, least) in missed.items())
-        raise FailedPrecondition(f"{name} missed its gate: {listed}")

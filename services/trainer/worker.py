@@ -9,13 +9,11 @@ from pathlib import Path
 import torch
 
 from services.trainer.config import Recipe
-from services.trainer.data.tokens import train_tokenizer
 from services.trainer.done import write_done
 from services.trainer.ranks import joined
-from services.trainer.stages import NEEDS, OBJECTIVES, digest, inputs, is_done
+from services.trainer.stages import NEEDS, OBJECTIVES, STEPS, digest, inputs, is_done
 from services.trainer.train import train_stage
 from triptych.errors import FailedPrecondition, InvalidArgument
-from triptych.prompts import PromptTemplate
 
 
 def run_stage(recipe: Recipe, stage: str, threads: int) -> None:
@@ -27,12 +25,9 @@ def run_stage(recipe: Recipe, stage: str, threads: int) -> None:
         raise FailedPrecondition(f"stage {stage} needs {', '.join(missing)} first")
     torch.set_num_threads(threads or os.cpu_count() or 1)
     folder = recipe.folder / stage
-    if stage == "tokenizer":
-        _tokenizer(recipe, folder)
-    elif stage == "publish":
-        from services.trainer.publish import publish
-
-        publish(recipe, folder, digest(recipe, stage), _report)
+    if stage in STEPS:
+        torch.use_deterministic_algorithms(True)
+        _run_step(recipe, stage)
     else:
         _train(recipe, stage, folder)
 
@@ -46,20 +41,20 @@ def _train(recipe: Recipe, stage: str, folder: Path) -> None:
         if on_gpu:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
         torch.use_deterministic_algorithms(True, warn_only=on_gpu)  # a few CUDA kernels have no such form
-        made = (
-            kind(recipe, inputs(recipe, stage), ranks) if kind.is_distributed else kind(recipe, inputs(recipe, stage))
-        )
-        train_stage(made, folder, digest(recipe, stage), _report)
+        taking_part = {"ranks": ranks} if kind.is_distributed else {}
+        objective = kind(recipe, inputs(recipe, stage), **taking_part)
+        train_stage(objective, folder, digest(recipe, stage), _report)
+
+
+def _run_step(recipe: Recipe, stage: str) -> None:
+    """From the start, whatever an interrupted run left."""
+    start = time.monotonic()
+    folder = recipe.folder / stage
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    figures = STEPS.load(stage)(recipe, folder, _report)
+    write_done(folder, digest(recipe, stage), figures, time.monotonic() - start)
 
 
 def _report(figures: dict[str, float]) -> None:
     print(json.dumps(figures), flush=True)
-
-
-def _tokenizer(recipe: Recipe, folder: Path) -> None:
-    start = time.monotonic()
-    shutil.rmtree(folder, ignore_errors=True)
-    template = PromptTemplate(**recipe.template.model_dump())
-    config = recipe.tokenizer
-    size = train_tokenizer(template, config.vocab_size, config.num_conversations, recipe.seed, folder / "out")
-    write_done(folder, digest(recipe, "tokenizer"), {"vocab_size": size}, time.monotonic() - start)

@@ -8,7 +8,8 @@ import pytest
 
 from services.trainer.config import Distribution
 from services.trainer.launch import Rendezvous, command
-from services.trainer.pipeline import run_recipe
+from services.trainer.pipeline import run_stages
+from services.trainer.progress import Lines
 from tests.services.trainer.test_pipeline import toml
 from tests.services.trainer.tiny_recipe import tiny_recipe, tiny_values
 from triptych.errors import InvalidArgument
@@ -51,7 +52,7 @@ def test_nodes_that_cannot_meet() -> None:
 def test_a_whole_recipe_runs_on_one_machine(tmp_path: Path) -> None:
     recipe = tiny_recipe(runs=str(tmp_path), llm={"distribution": {"num_nodes": 2}})
     with pytest.raises(InvalidArgument, match=r"llm\.distribution\.num_nodes is 2"):
-        run_recipe(recipe, RECIPE, 1)
+        run_stages(recipe, RECIPE, ["llm"], 1, Lines())
 
 
 def test_a_stage_for_one_process_says_so(tmp_path: Path) -> None:
