@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 from services.trainer.config import Recipe
-from services.trainer.pipeline import run_stages
+from services.trainer.pipeline import Node, run_stages
 from services.trainer.progress import Bars, Lines
 from services.trainer.stages import NEEDS, TASKS
 from triptych.errors import TriptychError
+
+EXIT_CODES = {"INVALID_ARGUMENT": 2, "UNAVAILABLE": 3}  # 3: a stage was killed; the same command goes on
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--json", action="store_true", help="progress as JSON lines on stdout, for a supervising program"
     )
+    parser.add_argument("--rendezvous", help="of several machines: host:port, free on the first, where they meet")
+    parser.add_argument("--node-rank", type=int, default=0, help="of several machines: which this is, from 0")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads in all (default: every core)")
     args = parser.parse_args(argv)
     try:
@@ -34,10 +38,11 @@ def main(argv: list[str] | None = None) -> int:
             run_stage(recipe, args.stage, args.threads)
         else:
             stages = list(TASKS[args.task] if args.task else NEEDS)
-            run_stages(recipe, args.recipe, stages, args.threads, Lines() if args.json else Bars(stages))
+            node = Node(args.node_rank, args.rendezvous) if args.rendezvous else None
+            run_stages(recipe, args.recipe, stages, args.threads, Lines() if args.json else Bars(stages), node)
     except TriptychError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if error.code == "INVALID_ARGUMENT" else 1
+        return EXIT_CODES.get(error.code, 1)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last saved step", file=sys.stderr)
         return 130

@@ -54,12 +54,6 @@ def launched(
 
 
 def _meeting(rendezvous: Rendezvous, node_rank: int) -> list[str]:
-    """Node 0 keeps the store, said outright: guessing it from host names fails behind a service's name."""
-    settings = {
-        "is_host": str(node_rank == 0).lower(),
-        "join_timeout": NODES_TIMEOUT_S,
-        "read_timeout": NODES_TIMEOUT_S,  # node 0 may be the last to come
-    }
-    joined = ",".join(f"{key}={value}" for key, value in settings.items())
-    where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", rendezvous.endpoint, "--rdzv-id", rendezvous.job_id]
-    return [*where, "--rdzv-conf", joined]
+    """Static: rank 0, which speaks and writes, is on node 0. c10d would number nodes by the names of their hosts."""
+    where = ["--rdzv-backend", "static", "--rdzv-endpoint", rendezvous.endpoint, "--rdzv-id", rendezvous.job_id]
+    return [*where, "--rdzv-conf", f"timeout={NODES_TIMEOUT_S}", "--node-rank", str(node_rank)]

@@ -1,7 +1,9 @@
-"""A whole recipe on one machine: every stage in a process of its own, as soon as what it needs is done."""
+"""A whole recipe: every stage in a process of its own, or in ranks, as soon as what it needs is done."""
 
 import json
 import os
+import re
+import signal
 import subprocess
 import threading
 import time
@@ -10,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.trainer.config import Recipe
-from services.trainer.launch import command
+from services.trainer.launch import Rendezvous, command
 from services.trainer.plot import plot_losses
 from services.trainer.progress import Display
 from services.trainer.stages import NEEDS, is_done, runs_alone
-from triptych.errors import FailedPrecondition, InvalidArgument
+from triptych.errors import FailedPrecondition, InvalidArgument, TriptychError, Unavailable
 
 MAX_SIDE_BY_SIDE = 2
 POLL_S = 0.5
+KILLED = re.compile(r"exitcode\s*: -\d+")  # torch's launcher, of a rank that a signal ended
 
 
 @dataclass(frozen=True)
@@ -28,25 +31,39 @@ class Running:
     process: subprocess.Popen[str]
     log: Path
     log_start: int  # bytes of earlier runs in it
+    is_first: bool  # whether this is the node that writes
 
 
-def run_stages(recipe: Recipe, path: Path, stages: Sequence[str], threads: int, display: Display) -> None:
+@dataclass(frozen=True)
+class Node:
+    """This machine among those that work on the same stages, over the same folder."""
+
+    rank: int
+    rendezvous: str  # host:port on node 0
+
+
+def run_stages(
+    recipe: Recipe, path: Path, stages: Sequence[str], threads: int, display: Display, node: Node | None = None
+) -> None:
     """Brings these stages to done.
 
-    Raises FailedPrecondition when what they need besides is not done, and naming the stage that failed; the others are
-    stopped then.
+    Raises FailedPrecondition when what they need besides is not done, and naming the stage that failed, Unavailable
+    when something killed it; the others are stopped then.
     """
-    _check_one_node(recipe, stages)
+    _check_nodes(recipe, stages, node)
     _check_needs(recipe, stages)
     cores = threads or os.cpu_count() or 1
     running: list[Running] = []
+    started: set[str] = set()  # also those that have ended here: another node may still be at work on them
     with display:
         try:
             while not all(is_done(recipe, stage) for stage in stages):
                 running = _reap(recipe, running)
-                for stage in _ready(recipe, stages, running)[: min(MAX_SIDE_BY_SIDE, cores) - len(running)]:
+                ready = [s for s in _ready(recipe, stages) if s not in started and _takes_part(recipe, s, node)]
+                for stage in ready[: min(MAX_SIDE_BY_SIDE, cores) - len(running)]:
                     share = cores if runs_alone(stage) else max(1, cores // MAX_SIDE_BY_SIDE)
-                    running.append(_start(recipe, path, stage, share, display))
+                    running.append(_start(recipe, path, stage, share, display, node))
+                    started.add(stage)
                 time.sleep(POLL_S)
         finally:
             for left in running:
@@ -54,13 +71,13 @@ def run_stages(recipe: Recipe, path: Path, stages: Sequence[str], threads: int, 
                 left.process.wait()
 
 
-def _check_one_node(recipe: Recipe, stages: Sequence[str]) -> None:
+def _check_nodes(recipe: Recipe, stages: Sequence[str], node: Node | None) -> None:
     for stage in stages:
         distribution = recipe.distribution(stage)
-        if distribution and distribution.num_nodes > 1:
+        if distribution and distribution.num_nodes > 1 and node is None:
             raise InvalidArgument(
-                f"{stage}.distribution.num_nodes is {distribution.num_nodes}, but this runs on one machine: start such a "
-                "stage by a command on each node"
+                f"{stage}.distribution.num_nodes is {distribution.num_nodes}: this command is needed on each of them, "
+                "with --node-rank and --rendezvous"
             )
 
 
@@ -71,26 +88,32 @@ def _check_needs(recipe: Recipe, stages: Sequence[str]) -> None:
             raise FailedPrecondition(f"stage {stage} needs {', '.join(missing)} first")
 
 
-def _ready(recipe: Recipe, stages: Sequence[str], running: list[Running]) -> list[str]:
-    """Stages that could start now, those others wait for first."""
-    busy = {r.stage for r in running}
-    open_stages = [s for s in NEEDS if s in stages and s not in busy and not is_done(recipe, s)]
+def _ready(recipe: Recipe, stages: Sequence[str]) -> list[str]:
+    """Stages that could be under way now, those others wait for first."""
+    open_stages = [s for s in NEEDS if s in stages and not is_done(recipe, s)]
     return [s for s in open_stages if all(is_done(recipe, need) for need in NEEDS[s])]
 
 
-def _start(recipe: Recipe, path: Path, stage: str, threads: int, display: Display) -> Running:
+def _takes_part(recipe: Recipe, stage: str, node: Node | None) -> bool:
+    """Stages that are not spread over nodes belong to the first; the others wait for them."""
+    distribution = recipe.distribution(stage)
+    return node is None or node.rank < (distribution.num_nodes if distribution else 1)
+
+
+def _start(recipe: Recipe, path: Path, stage: str, threads: int, display: Display, node: Node | None) -> Running:
     distribution = recipe.distribution(stage)
     share = max(1, threads // (distribution.num_processes if distribution else 1))
     environment = {**os.environ, "OMP_NUM_THREADS": str(share)}
-    argv = command(path, stage, distribution, threads=share)
-    log = recipe.folder / f"{stage}.log"
+    meeting = Rendezvous(node.rendezvous, f"{recipe.name}-{stage}") if node else None
+    argv = command(path, stage, distribution, meeting, node.rank if node else 0, share)
+    log = recipe.folder / (f"{stage}.node{node.rank}.log" if node and node.rank else f"{stage}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as errors:
         log_start = errors.tell()
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     display.start(stage)
     threading.Thread(target=_follow, args=(process, stage, display), daemon=True).start()
-    return Running(stage, process, log, log_start)
+    return Running(stage, process, log, log_start, node is None or node.rank == 0)
 
 
 def _follow(process: subprocess.Popen[str], stage: str, display: Display) -> None:
@@ -102,13 +125,23 @@ def _follow(process: subprocess.Popen[str], stage: str, display: Display) -> Non
 def _reap(recipe: Recipe, running: list[Running]) -> list[Running]:
     for ended in [r for r in running if r.process.poll() is not None]:
         if ended.process.returncode != 0:
-            raise FailedPrecondition(f"stage {ended.stage} failed (log: {ended.log})\n{_reason(ended)}")
-        plot_losses(recipe.folder / ended.stage)
+            raise _failure(ended)
+        if ended.is_first:
+            plot_losses(recipe.folder / ended.stage)
     return [r for r in running if r.process.poll() is None]
 
 
-def _reason(ended: Running) -> str:
-    """What its ranks said, each once; else how its log ends (torch's launcher puts a page of its own there)."""
+def _failure(ended: Running) -> TriptychError:
+    """FailedPrecondition with what its ranks said, each once; Unavailable where they were ended without a word.
+
+    torch's launcher ends with 1 whatever ended its ranks, and puts a page of its own into the log.
+    """
     lines = ended.log.read_bytes()[ended.log_start :].decode(errors="replace").splitlines()
     said = list(dict.fromkeys(line for line in lines if line.startswith("error: ")))
-    return "\n".join((said or lines)[-5:])
+    tail = "\n".join((said or lines)[-5:])
+    if ended.process.returncode < 0:
+        name = signal.Signals(-ended.process.returncode).name
+        return Unavailable(f"stage {ended.stage} was ended by {name} (log: {ended.log})\n{tail}")
+    if not said and any(KILLED.search(line) for line in lines):
+        return Unavailable(f"a rank of stage {ended.stage} was killed (log: {ended.log})\n{tail}")
+    return FailedPrecondition(f"stage {ended.stage} failed (log: {ended.log})\n{tail}")

@@ -40,7 +40,8 @@ def test_a_killed_rank_ends_the_run_and_two_nodes_go_on_to_the_same_weights(
     with ThreadPoolExecutor() as nodes:
         done = [nodes.submit(start, again, True, meeting, node_rank) for node_rank in (1, 0)]
         printed = [node.result().stdout for node in done]
-    assert sorted(text.count("\n") for text in printed)[0] == 0  # rank 0 alone speaks
+    assert printed[0] == ""  # rank 0 alone speaks, on node 0
+    assert printed[1].count("\n") >= 2
     assert len(killed.losses) in (STEPS - 9, STEPS - 6)  # the save of step 9 may or may not have been through
     same(made["dropout"], killed)
 
