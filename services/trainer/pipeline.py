@@ -57,7 +57,7 @@ def run_stages(
     started: set[str] = set()  # also those that have ended here: another node may still be at work on them
     with display:
         try:
-            while not all(is_done(recipe, stage) for stage in stages):
+            while running or not all(is_done(recipe, stage) for stage in stages):
                 running = _reap(recipe, running)
                 ready = [s for s in _ready(recipe, stages) if s not in started and _takes_part(recipe, s, node)]
                 for stage in ready[: min(MAX_SIDE_BY_SIDE, cores) - len(running)]:
