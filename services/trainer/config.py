@@ -52,6 +52,7 @@ class Stage(_Frozen):
     evaluate_every: int = Field(500, ge=1)
     save_every: int = Field(250, ge=1)
     gate: dict[str, float] = Field(default_factory=dict, description="metric name -> least value to go on")
+    distribution: Distribution | None = Field(None, description="none: one process on the CPU")
 
 
 class VaeStage(Stage):

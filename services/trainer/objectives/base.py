@@ -1,13 +1,16 @@
 """What a training stage must say: its modules, its loss at a step, how it is judged, what it hands on."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
 from services.trainer.config import Recipe, Stage
 from services.trainer.ranks import ALONE, Ranks
+
+T = TypeVar("T")
 
 
 class Objective(ABC):
@@ -49,6 +52,10 @@ class Objective(ABC):
 
     def uncompile(self) -> None:  # noqa: B027
         """Goes back to the plain ones."""
+
+    def micro_batches(self, parts: Sequence[T]) -> Iterator[T]:
+        """The parts of a step's batch, one after another: each ends with a backward pass of its own."""
+        yield from parts
 
     @abstractmethod
     def backward(self, step: int) -> dict[str, Tensor]:
