@@ -202,6 +202,7 @@ class ExportStage(_Frozen):
 class Recipe(_Frozen):
     """One training run, from nothing to a published checkpoint."""
 
+    kind: Literal["blocks"] = "blocks"
     name: str
     seed: int = Field(0, ge=0)
     out: Path
@@ -259,6 +260,9 @@ class Recipe(_Frozen):
     def folder(self) -> Path:
         """Where the run keeps its state."""
         return self.runs / self.name
+
+    def check(self) -> None:
+        """There is nothing that this kind of recipe starts from."""
 
     def digest(self, *stages: str) -> str:
         """Identity of the named stages' settings (and the seed): a stage's work is reused only under the same one.

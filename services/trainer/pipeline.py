@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.trainer.config import Recipe
 from services.trainer.plot import plot_losses
 from services.trainer.progress import Display
-from services.trainer.stages import NEEDS, is_done, runs_alone
+from services.trainer.recipe import AnyRecipe
+from services.trainer.stages import graph, is_done
 from triptych.errors import FailedPrecondition
 
 MAX_SIDE_BY_SIDE = 2
@@ -29,7 +29,7 @@ class Running:
     log: Path
 
 
-def run_stages(recipe: Recipe, path: Path, stages: Sequence[str], threads: int, display: Display) -> None:
+def run_stages(recipe: AnyRecipe, path: Path, stages: Sequence[str], threads: int, display: Display) -> None:
     """Brings these stages to done.
 
     Raises FailedPrecondition when what they need besides is not done, and naming the stage that failed; the others are
@@ -43,7 +43,7 @@ def run_stages(recipe: Recipe, path: Path, stages: Sequence[str], threads: int, 
             while not all(is_done(recipe, stage) for stage in stages):
                 running = _reap(recipe, running)
                 for stage in _ready(recipe, stages, running)[: min(MAX_SIDE_BY_SIDE, cores) - len(running)]:
-                    share = cores if runs_alone(stage) else max(1, cores // MAX_SIDE_BY_SIDE)
+                    share = cores if graph(recipe).runs_alone(stage) else max(1, cores // MAX_SIDE_BY_SIDE)
                     running.append(_start(recipe, path, stage, share, display))
                 time.sleep(POLL_S)
         finally:
@@ -52,21 +52,22 @@ def run_stages(recipe: Recipe, path: Path, stages: Sequence[str], threads: int, 
                 left.process.wait()
 
 
-def _check_needs(recipe: Recipe, stages: Sequence[str]) -> None:
+def _check_needs(recipe: AnyRecipe, stages: Sequence[str]) -> None:
     for stage in stages:
-        missing = [need for need in NEEDS[stage] if need not in stages and not is_done(recipe, need)]
+        missing = [need for need in graph(recipe).needs[stage] if need not in stages and not is_done(recipe, need)]
         if missing and not is_done(recipe, stage):
             raise FailedPrecondition(f"stage {stage} needs {', '.join(missing)} first")
 
 
-def _ready(recipe: Recipe, stages: Sequence[str], running: list[Running]) -> list[str]:
+def _ready(recipe: AnyRecipe, stages: Sequence[str], running: list[Running]) -> list[str]:
     """Stages that could start now, those others wait for first."""
     busy = {r.stage for r in running}
-    open_stages = [s for s in NEEDS if s in stages and s not in busy and not is_done(recipe, s)]
-    return [s for s in open_stages if all(is_done(recipe, need) for need in NEEDS[s])]
+    needs = graph(recipe).needs
+    open_stages = [s for s in needs if s in stages and s not in busy and not is_done(recipe, s)]
+    return [s for s in open_stages if all(is_done(recipe, need) for need in needs[s])]
 
 
-def _start(recipe: Recipe, path: Path, stage: str, threads: int, display: Display) -> Running:
+def _start(recipe: AnyRecipe, path: Path, stage: str, threads: int, display: Display) -> Running:
     command = [sys.executable, "-m", "services.trainer", str(path), "--stage", stage, "--threads", str(threads)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     log = recipe.folder / f"{stage}.log"
@@ -84,7 +85,7 @@ def _follow(process: subprocess.Popen[str], stage: str, display: Display) -> Non
         display.show(stage, json.loads(line))
 
 
-def _reap(recipe: Recipe, running: list[Running]) -> list[Running]:
+def _reap(recipe: AnyRecipe, running: list[Running]) -> list[Running]:
     for ended in [r for r in running if r.process.poll() is not None]:
         if ended.process.returncode != 0:
             tail = "\n".join(ended.log.read_text().splitlines()[-5:])

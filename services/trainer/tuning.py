@@ -3,13 +3,17 @@
 `kind = "tuning"` at the top of the file. Defaults are GenLLaVA's (Table A1), or LLaVA's where the paper is silent.
 """
 
+import hashlib
+import json
 import tomllib
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from services.trainer.config import Distribution, Stage, _Frozen
+from services.trainer.config import NOT_WEIGHTS, Distribution, ExportStage, Stage
+from services.trainer.data.mix import Mix
 from triptych.errors import InvalidArgument
 
 Part = Literal["projector", "llm", "head", "tokens"]
@@ -19,11 +23,15 @@ LOOKING: tuple[TunedTask, ...] = ("understand", "edit")
 RESERVED = {"mix", "checkpoint", "evaluate", "export", "publish"}
 
 
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
 class Lora(_Frozen):
     """Low-rank adapters on the LLM's linear layers (Hu et al. 2021), merged into them when the stage is written."""
 
     rank: int = Field(128, ge=1)
-    alpha: float = Field(256.0, gt=0, description="adapters count alpha / rank times")
+    alpha: int = Field(256, ge=1, description="adapters count alpha / rank times")
     dropout: float = Field(0.05, ge=0, lt=1)
     targets: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
@@ -110,7 +118,7 @@ class TuningStage(_Frozen):
         return Stage(steps=steps, warmup_steps=warmup, distribution=distribution, **values)
 
 
-class TunedPublish(_Frozen):
+class TunedCheckpoint(_Frozen):
     """What the checkpoint says of itself; defaults of its services are the base's where nothing is said."""
 
     version: str
@@ -120,8 +128,16 @@ class TunedPublish(_Frozen):
     weights: Literal["f32", "bf16"] = "bf16"
 
 
+class TunedEvaluate(_Frozen):
+    """What the last stage must have reached on the samples held out, for the checkpoint to be published."""
+
+    gate: dict[str, float] = Field(default_factory=dict, description="figure -> least value")
+
+
 class TuningRecipe(_Frozen):
     """From a checkpoint and a mix to a better checkpoint."""
+
+    compile: ClassVar[bool] = False  # compiled forward passes are for stages in one process
 
     kind: Literal["tuning"] = "tuning"
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -132,9 +148,11 @@ class TuningRecipe(_Frozen):
     data: Path | None = Field(None, description="a prepared mix")
     mix: Path | None = Field(None, description="the recipe of a mix, prepared as the first stage")
     held_out: int = Field(256, ge=0, description="samples never trained on, for the figures of every evaluation")
-    distribution: Distribution = Distribution()
+    spread: Distribution = Field(Distribution(), alias="distribution", description="of every training stage")
     stages: tuple[TuningStage, ...] = Field(min_length=1)
-    publish: TunedPublish
+    checkpoint: TunedCheckpoint
+    evaluate: TunedEvaluate = TunedEvaluate()
+    export: ExportStage = ExportStage()
 
     @field_validator("stages")
     @classmethod
@@ -150,7 +168,7 @@ class TuningRecipe(_Frozen):
     def _fits(self) -> Self:
         if (self.data is None) == (self.mix is None):
             raise ValueError("say either data, a prepared mix, or mix, the recipe of one")
-        num_ranks = self.distribution.num_nodes * self.distribution.num_processes
+        num_ranks = self.spread.num_nodes * self.spread.num_processes
         for stage in self.stages:
             if stage.batch_size % num_ranks:
                 raise ValueError(f"{stage.name}: batch_size {stage.batch_size} is no multiple of {num_ranks} processes")
@@ -178,4 +196,88 @@ class TuningRecipe(_Frozen):
         for stage in self.stages:
             if stage.name == name:
                 return stage
-        raise InvalidArgument(f"unknown stage {name!r}, known: {', '.join(stage.name for stage in self.stages)}")
+        raise InvalidArgument(f"unknown stage {name!r}, known: {', '.join(self.names)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the training stages, in order."""
+        return tuple(stage.name for stage in self.stages)
+
+    def distribution(self, stage: str) -> Distribution | None:
+        """How a stage is spread; None for one process."""
+        return self.spread if stage in self.names else None
+
+    def digest(self, *stages: str) -> str:
+        """Identity of the named stages' settings, the base and the data. What does not touch the weights, but by
+        rounding, is left out. Raises InvalidArgument when base or data are not there."""
+        settings: dict[str, Any] = {"seed": self.seed}
+        for name in stages:
+            part: Any = self.stage(name) if name in self.names else getattr(self, name, None)
+            if isinstance(part, BaseModel):
+                values = part.model_dump(mode="json")
+                settings[name] = {key: value for key, value in values.items() if key not in NOT_WEIGHTS}
+        if self.mix:
+            settings["data"] = Mix.read(self.mix).digest
+        if set(stages) & set(self.names):
+            settings |= {"held_out": self.held_out, "precision": self.spread.precision}
+            settings["base"] = base_digests(self.base)
+            if self.data:
+                settings["data"] = _sha256(self.data / "index.json", (self.data / "index.json").stat().st_mtime_ns)
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    def check(self) -> None:
+        """Raises InvalidArgument, before any work, naming what is missing and what does not fit together."""
+        base_digests(self.base)
+        has_decoder = (self.base / "decoder" / "card.json").is_file()
+        groups, num_samples = _groups(self)
+        if num_samples is not None and self.held_out >= num_samples:
+            raise InvalidArgument(f"held_out is {self.held_out}, but {self.data} has {num_samples} samples in all")
+        for stage in self.stages:
+            if stage.draws and not has_decoder:
+                raise InvalidArgument(
+                    f"{stage.name}: tasks {list(stage.tasks)}, but base {self.base} has no decoder to draw with"
+                )
+            if unknown := sorted(set(stage.groups) - groups):
+                raise InvalidArgument(f"{stage.name}: groups {unknown}: the mix has {sorted(groups)}")
+            if num_samples is not None and stage.batch_size > num_samples:
+                raise InvalidArgument(
+                    f"{stage.name}: batch_size is {stage.batch_size}, but {self.data} has {num_samples} samples"
+                )
+
+
+def base_digests(base: Path) -> dict[str, str]:
+    """The digests of a checkpoint's components, by kind. Raises InvalidArgument when it is none."""
+    path = base / "system.json"
+    try:
+        digests: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["digests"]
+    except FileNotFoundError:
+        raise InvalidArgument(f"base {base} is no checkpoint: {path} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidArgument(f"base {base}: {path}: {error!r}") from error
+    if missing := [kind for kind in digests if not (base / kind / "card.json").is_file()]:
+        raise InvalidArgument(f"base {base}: {', '.join(missing)} is missing")
+    return digests
+
+
+def _groups(recipe: TuningRecipe) -> tuple[set[str], int | None]:
+    """The groups of the mix, and its size where it is prepared already. Raises InvalidArgument when it is not there."""
+    if recipe.mix:
+        mix = Mix.read(recipe.mix)
+        if not mix.length:
+            raise InvalidArgument(f"mix {recipe.mix} has no [length] table: samples are cut and counted by it")
+        return set(mix.shares), None
+    assert recipe.data is not None
+    path = recipe.data / "index.json"
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        return set(index["groups"].values()), int(index["num_samples"])
+    except FileNotFoundError:
+        raise InvalidArgument(f"data {recipe.data} is no finished mix: {path} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidArgument(f"data {recipe.data}: {path}: {error!r}") from error
+
+
+@lru_cache(maxsize=8)
+def _sha256(path: Path, modified_ns: int) -> str:
+    """Of a file as it was then."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -7,37 +7,36 @@ import time
 
 import torch
 
-from services.trainer.config import Recipe
 from services.trainer.done import write_done
-from services.trainer.stages import NEEDS, OBJECTIVES, STEPS, digest, inputs, is_done
+from services.trainer.recipe import AnyRecipe
+from services.trainer.stages import digest, graph, is_done, make_objective
 from services.trainer.train import train_stage
 from triptych.errors import FailedPrecondition
 
 
-def run_stage(recipe: Recipe, stage: str, threads: int) -> None:
+def run_stage(recipe: AnyRecipe, stage: str, threads: int) -> None:
     """Does nothing when the stage is already done. Raises FailedPrecondition when what it needs is not."""
     if is_done(recipe, stage):
         return
-    missing = [need for need in NEEDS[stage] if not is_done(recipe, need)]
+    missing = [need for need in graph(recipe).needs[stage] if not is_done(recipe, need)]
     if missing:
         raise FailedPrecondition(f"stage {stage} needs {', '.join(missing)} first")
     torch.set_num_threads(threads or os.cpu_count() or 1)
     torch.use_deterministic_algorithms(True)
     folder = recipe.folder / stage
-    if stage in STEPS:
+    if stage in graph(recipe).steps:
         _run_step(recipe, stage)
     else:
-        objective = OBJECTIVES.load(stage)(recipe, inputs(recipe, stage))
-        train_stage(objective, folder, digest(recipe, stage), _report)
+        train_stage(make_objective(recipe, stage), folder, digest(recipe, stage), _report)
 
 
-def _run_step(recipe: Recipe, stage: str) -> None:
+def _run_step(recipe: AnyRecipe, stage: str) -> None:
     """From the start, whatever an interrupted run left."""
     start = time.monotonic()
     folder = recipe.folder / stage
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    figures = STEPS.load(stage)(recipe, folder, _report)
+    figures = graph(recipe).steps.load(stage)(recipe, folder, _report)
     write_done(folder, digest(recipe, stage), figures, time.monotonic() - start)
 
 

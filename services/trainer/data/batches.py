@@ -2,8 +2,8 @@
 pure function of (seed, step), whatever the number of ranks.
 
 Each epoch shuffles the samples of every kind and cuts them into windows of `WINDOW` batches. A window is sorted by
-length and cut into batches; then the batches of the epoch are shuffled. What a kind has beyond whole batches is put together
-into mixed ones, and what is beyond those too is left to the next epoch, which shuffles anew.
+length and cut into batches; then the batches of the epoch are shuffled. What a kind has beyond whole batches is put
+together into mixed ones, and what is beyond those too is left to the next epoch, which shuffles anew.
 """
 
 from collections.abc import Sequence

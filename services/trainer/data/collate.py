@@ -38,8 +38,9 @@ class TuningBatch:
         return len(self.target_names)
 
     def to(self, device: torch.device) -> "TuningBatch":
-        moved = (getattr(self, key).to(device) for key in ("ids", "labels", "pixel_values", "targets"))
-        return TuningBatch(*moved, self.target_names)
+        ids, labels = self.ids.to(device), self.labels.to(device)
+        pixel_values, targets = self.pixel_values.to(device), self.targets.to(device)
+        return TuningBatch(ids, labels, pixel_values, targets, self.target_names)
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,8 @@ class Denoiser:
         """Mean squared errors of the pictures, added up. `dropout` is the share of pictures denoised from the null
         conditioning instead, which teaches a frozen UNet nothing: there, only fewer pictures count."""
         draws = [self._draw(f"{seed}/{name}", dropout) for name in batch.target_names]
-        noise, posterior = (
-            torch.stack(values).to(batch.targets) for values in zip(*(d[:2] for d in draws), strict=True)
-        )
+        noise = torch.stack([draw[0] for draw in draws]).to(batch.targets)
+        posterior = torch.stack([draw[1] for draw in draws]).to(batch.targets)
         timesteps = torch.tensor([draw[2] for draw in draws], device=noise.device)
         dropped = torch.tensor([draw[3] for draw in draws], device=noise.device)
         with torch.no_grad():
@@ -38,7 +37,8 @@ class Denoiser:
         given = torch.where(dropped[:, None, None], self.null_conditioning.to(conditioning_MLC), conditioning_MLC)
         predicted = self.decoder(noisy.to(self.dtype), timesteps, given.to(self.dtype)).float()
         wanted = denoising_target(self.noise_scheduler, latents, noise, timesteps)
-        return (predicted - wanted).square().flatten(1).mean(1).sum()
+        errors: Tensor = predicted - wanted
+        return errors.square().flatten(1).mean(1).sum()
 
     def _draw(self, name: str, dropout: float) -> tuple[Tensor, Tensor, int, bool]:
         """Noise, the VAE posterior's noise, the timestep, whether the condition is dropped: of one picture."""

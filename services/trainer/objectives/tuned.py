@@ -41,7 +41,7 @@ class TokenRows(nn.Module):
     def put_into(self, state: dict[str, Tensor]) -> None:
         """Replaces the rows of the tables in an LLM's state."""
         for key, rows in ((INPUT, self.input), (OUTPUT, self.output)):
-            state[key] = state[key].index_copy(0, self.ids, rows.detach())
+            state[key] = state[key].index_copy(0, self.ids.to(rows.device), rows.detach())
 
 
 class Told(NamedTuple):
@@ -91,8 +91,9 @@ class TunedModule(nn.Module):
             nothing = self.projector(features_PND.new_zeros(1, *features_PND.shape[1:]).to(embeds_BTD))
             return embeds_BTD + 0 * nothing.sum()
         slots = (ids_BT == self.image_id)[..., None]
-        seen = self.projector(features_PND.to(embeds_BTD))
-        return embeds_BTD.masked_scatter(slots, seen.to(embeds_BTD))
+        seen: Tensor = self.projector(features_PND.to(embeds_BTD))
+        filled: Tensor = embeds_BTD.masked_scatter(slots, seen.to(embeds_BTD))
+        return filled
 
     def _read(self, hidden_BTD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
         targets = labels_BT[:, 1:]

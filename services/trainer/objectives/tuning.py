@@ -16,13 +16,14 @@ from services.trainer.data.collate import Collator, TuningBatch
 from services.trainer.data.tokens import IMAGE, RowMaker
 from services.trainer.objectives.base import Objective
 from services.trainer.objectives.denoising import Denoiser
-from services.trainer.objectives.tuned import Told, TokenRows, TunedModule, plain_llm
+from services.trainer.objectives.tuned import TokenRows, Told, TunedModule, plain_llm
 from services.trainer.objectives.understanding import use_eager_attention
 from services.trainer.ranks import ALONE, Ranks
 from services.trainer.tuning import Lora, TuningRecipe, TuningStage
 from triptych.errors import InvalidArgument
 from triptych.models.encoder_stage import EncoderStage
 from triptych.models.llm_stage import LlmStage
+from triptych.models.llms.causal import CausalLlm
 from triptych.prompts import TASK_TOKENS
 
 NUM_RECOUNTED = 16  # of the longest samples, before anything is trained
@@ -59,7 +60,7 @@ class TuningObjective(Objective):
             raise InvalidArgument(f"{stage}: tasks {list(self.stage.tasks)}, but {recipe.base} has no decoder")
         self._tuned = self._build(self.encoder_stage, self.llm_stage, decoder_stage.head if decoder_stage else None)
         self.encoder = self.encoder_stage.encoder.to(ranks.device, self._frozen_dtype)
-        checkpointing = recipe.distribution.activation_checkpointing
+        checkpointing = recipe.spread.activation_checkpointing
         self.denoiser = (
             Denoiser(decoder_stage, ranks.device, self._frozen_dtype, checkpointing) if decoder_stage else None
         )
@@ -68,22 +69,23 @@ class TuningObjective(Objective):
     @property
     def _frozen_dtype(self) -> torch.dtype:
         """Of what is not trained: half the memory where there is hardware for it."""
-        halved = self.recipe.distribution.precision == "bf16" and self.ranks.device.type == "cuda"
+        halved = self.recipe.spread.precision == "bf16" and self.ranks.device.type == "cuda"
         return torch.bfloat16 if halved else torch.float32
 
     def _build(self, encoder: EncoderStage, llm: LlmStage, head: Any) -> TunedModule:
-        train = self.stage.train
+        train, model = self.stage.train, llm.llm
+        assert isinstance(model, CausalLlm)  # all that there are
         if self.ranks.device.type == "cpu":
-            use_eager_attention(llm.llm)
-        llm.llm.requires_grad_("llm" in train and not self.stage.lora)
+            use_eager_attention(model)
+        model.requires_grad_("llm" in train and not self.stage.lora)
         adapted = self.stage.lora or "tokens" in train
-        rows = TokenRows(own_tokens(llm), llm.llm) if adapted else None
+        rows = TokenRows(own_tokens(llm), model) if adapted else None
         if self.stage.lora:
-            add_lora(llm.llm.causal_lm, self.stage.lora)
+            add_lora(model.causal_lm, self.stage.lora)
         encoder.projector.requires_grad_("projector" in train)
         if head is not None:
             head.requires_grad_("head" in train)
-        return TunedModule(encoder.projector, llm.llm, head, rows, llm.codec.special_id(IMAGE), llm.img_ids)
+        return TunedModule(encoder.projector, model, head, rows, llm.codec.special_id(IMAGE), llm.img_ids)
 
     def _load(self, target_size: int) -> None:
         codec, stage = self.llm_stage.codec, self.stage
@@ -110,7 +112,7 @@ class TuningObjective(Objective):
             raise InvalidArgument(
                 f"{self.name}: batch_size {stage.batch_size} is no multiple of {self.ranks.world_size} processes"
             )
-        self._config = stage.schedule(len(self.batches), self.recipe.distribution)
+        self._config = stage.schedule(len(self.batches), self.recipe.spread)
         self._thread = ThreadPoolExecutor(1, "samples")  # one: tokenizers are not for several at once
         self._ahead: dict[int, Future[list[TuningBatch]]] = {}
 
@@ -196,7 +198,7 @@ class TuningObjective(Objective):
     def _collated(self, rows: list[tuple[int, int]], at_once: int = 0) -> list[TuningBatch]:
         """This rank's share of `rows`, so many in a pass."""
         own = rows[self.ranks.rank :: self.ranks.world_size]
-        size = at_once or self.recipe.distribution.micro_batch_size or len(own)
+        size = at_once or self.recipe.spread.micro_batch_size or len(own)
         samples = ((row, self.catalogue.read(number)) for row, number in own)
         return [self.collator(list(part)) for part in _chunks(list(samples), size)]
 
@@ -206,7 +208,7 @@ class TuningObjective(Objective):
         of a picture."""
         if not self.held_out:
             return {}
-        at_once = self.recipe.distribution.micro_batch_size or EVALUATED_AT_ONCE
+        at_once = self.recipe.spread.micro_batch_size or EVALUATED_AT_ONCE
         sums = torch.zeros(5, device=self.ranks.device)
         for part in self._thread.submit(self._collated, list(enumerate(self.held_out)), at_once).result():
             batch = part.to(self.ranks.device)
