@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 import tomllib
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +50,7 @@ class TuningStage(_Frozen):
     train: tuple[Part, ...] = Field(min_length=1, description="tokens: rows of the special tokens only; llm has them")
     tasks: tuple[TunedTask, ...] = Field(("understand", "generate", "edit"), min_length=1)
     groups: tuple[str, ...] = Field((), description="of the mix; none: all")
+    data: Path | None = Field(None, description="a prepared mix of its own, instead of the recipe's")
     steps: int | None = Field(None, ge=1, description="instead of epochs")
     epochs: float = Field(1.0, gt=0)
     batch_size: int = Field(128, ge=1, description="samples of a step, over all processes")
@@ -114,7 +116,7 @@ class TuningStage(_Frozen):
             *("evaluate_every", "save_every", "gate"),
         )
         values: dict[str, Any] = {key: getattr(self, key) for key in same}
-        warmup = round(self.warmup_ratio * steps)
+        warmup = math.ceil(self.warmup_ratio * steps)
         return Stage(steps=steps, warmup_steps=warmup, distribution=distribution, **values)
 
 
@@ -221,28 +223,44 @@ class TuningRecipe(_Frozen):
         if set(stages) & set(self.names):
             settings |= {"held_out": self.held_out, "precision": self.spread.precision}
             settings["base"] = base_digests(self.base)
-            if self.data:
-                settings["data"] = _sha256(self.data / "index.json", (self.data / "index.json").stat().st_mtime_ns)
+            folders = {self.stage(name).data or self.data for name in set(stages) & set(self.names)}
+            settings["prepared"] = sorted(_index_digest(folder) for folder in folders if folder)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def check(self) -> None:
         """Raises InvalidArgument, before any work, naming what is missing and what does not fit together."""
         base_digests(self.base)
         has_decoder = (self.base / "decoder" / "card.json").is_file()
-        groups, num_samples = _groups(self)
-        if num_samples is not None and self.held_out >= num_samples:
-            raise InvalidArgument(f"held_out is {self.held_out}, but {self.data} has {num_samples} samples in all")
         for stage in self.stages:
             if stage.draws and not has_decoder:
                 raise InvalidArgument(
                     f"{stage.name}: tasks {list(stage.tasks)}, but base {self.base} has no decoder to draw with"
                 )
+            groups, num_samples = self._contents(stage)
             if unknown := sorted(set(stage.groups) - groups):
                 raise InvalidArgument(f"{stage.name}: groups {unknown}: the mix has {sorted(groups)}")
-            if num_samples is not None and stage.batch_size > num_samples:
+            if num_samples is not None and stage.batch_size + self.held_out > num_samples:
                 raise InvalidArgument(
-                    f"{stage.name}: batch_size is {stage.batch_size}, but {self.data} has {num_samples} samples"
+                    f"{stage.name}: batch_size {stage.batch_size} and held_out {self.held_out} are more than the "
+                    f"{num_samples} samples there are"
                 )
+
+    def _contents(self, stage: TuningStage) -> tuple[set[str], int | None]:
+        """The groups of the stage's mix, and its size where it is prepared already."""
+        folder = stage.data or self.data
+        if folder is None:
+            assert self.mix is not None
+            mix = Mix.read(self.mix)
+            if not mix.length:
+                raise InvalidArgument(f"mix {self.mix} has no [length] table: samples are cut and counted by it")
+            return set(mix.shares), None
+        _index_digest(folder)
+        path = folder / "index.json"
+        try:
+            index = json.loads(path.read_text(encoding="utf-8"))
+            return set(index["groups"].values()), int(index["num_samples"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidArgument(f"{path}: {error!r}") from error
 
 
 def base_digests(base: Path) -> dict[str, str]:
@@ -259,22 +277,12 @@ def base_digests(base: Path) -> dict[str, str]:
     return digests
 
 
-def _groups(recipe: TuningRecipe) -> tuple[set[str], int | None]:
-    """The groups of the mix, and its size where it is prepared already. Raises InvalidArgument when it is not there."""
-    if recipe.mix:
-        mix = Mix.read(recipe.mix)
-        if not mix.length:
-            raise InvalidArgument(f"mix {recipe.mix} has no [length] table: samples are cut and counted by it")
-        return set(mix.shares), None
-    assert recipe.data is not None
-    path = recipe.data / "index.json"
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        return set(index["groups"].values()), int(index["num_samples"])
-    except FileNotFoundError:
-        raise InvalidArgument(f"data {recipe.data} is no finished mix: {path} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidArgument(f"data {recipe.data}: {path}: {error!r}") from error
+def _index_digest(folder: Path) -> str:
+    """Identity of a prepared mix. Raises InvalidArgument when it is none."""
+    path = folder / "index.json"
+    if not path.is_file():
+        raise InvalidArgument(f"data {folder} is no finished mix: {path} is missing")
+    return _sha256(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=8)

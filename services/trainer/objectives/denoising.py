@@ -3,7 +3,7 @@
 import random
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from services.trainer.data.collate import TuningBatch
 from services.trainer.objectives.diffusion import denoising_target
@@ -16,7 +16,7 @@ class Denoiser:
 
     def __init__(self, stage: DecoderStage, device: torch.device, dtype: torch.dtype, checkpointing: bool) -> None:
         self.decoder, self.dtype = stage.decoder, dtype
-        self.decoder.unet.to(device, dtype)
+        nn.Module.to(self.decoder.unet, device, dtype)  # diffusers' own warns of what is not the case here
         self.decoder.vae.to(device)
         self.null_conditioning = stage.null_conditioning.to(device)
         self.noise_scheduler = self.decoder.noise_scheduler()

@@ -88,7 +88,7 @@ class TunedModule(nn.Module):
 
     def _with_pictures(self, ids_BT: Tensor, embeds_BTD: Tensor, features_PND: Tensor) -> Tensor:
         if not len(features_PND):
-            nothing = self.projector(features_PND.new_zeros(1, *features_PND.shape[1:]).to(embeds_BTD))
+            nothing: Tensor = self.projector(features_PND.new_zeros(1, *features_PND.shape[1:]).to(embeds_BTD))
             return embeds_BTD + 0 * nothing.sum()
         slots = (ids_BT == self.image_id)[..., None]
         seen: Tensor = self.projector(features_PND.to(embeds_BTD))

@@ -97,7 +97,7 @@ class TuningObjective(Objective):
             target_size,
             int(self.llm_stage.llm.max_model_len),
         )
-        data = self.recipe.data or self.inputs["mix"]
+        data = stage.data or self.recipe.data or self.inputs["mix"]
         self.catalogue = Catalogue(data)
         never = self.catalogue.held_out(self.recipe.held_out, self.recipe.seed)
         chosen = self.catalogue.chosen(stage.tasks, stage.groups)

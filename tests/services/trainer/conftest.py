@@ -9,3 +9,13 @@ from tests.services.trainer.tiny_recipe import tiny_recipe, write_upstream
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The outputs of `tiny_recipe`'s stages with random weights; not to be changed."""
     return write_upstream(tiny_recipe(), tmp_path_factory.mktemp("upstream"))
+
+
+@pytest.fixture(scope="session")
+def tuning_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Imported checkpoints `genllava` and `llava`, and `mix` for the former; not to be changed."""
+    from tests.services.trainer.tuned import write_bases, write_mix  # here: most tests need none of it
+
+    root = write_bases(tmp_path_factory.mktemp("tuning"))
+    write_mix(root, root / "genllava")
+    return root
