@@ -30,13 +30,10 @@ def test_batches_are_of_one_kind_and_about_one_length() -> None:
     assert sum(len(kind) > 1 for kind in kinds) == 1  # what is left of the three kinds: 3 + 2 + 5
     found = Counter(next(iter(kind)) for kind in kinds if len(kind) == 1)
     assert found == {"understand": 375, "generate": 125}
-    spreads = [max(l) - min(l) for step in range(len(batches)) if (l := [LENGTHS[i] for i in batches.at(step)])]
+    lengths = [[LENGTHS[i] for i in batches.at(step)] for step in range(len(batches))]
+    spreads = [max(found) - min(found) for found in lengths]
     assert sorted(spreads)[len(spreads) // 2] < 2 * 2000 / WINDOW
-    assert all(
-        [LENGTHS[i] for i in batches.at(s)] == sorted((LENGTHS[i] for i in batches.at(s)), reverse=True)
-        for s in range(len(batches))
-        if len(kinds[s]) == 1
-    )
+    assert all(own == sorted(own, reverse=True) for own, kind in zip(lengths, kinds, strict=True) if len(kind) == 1)
 
 
 def test_a_step_is_a_function_of_the_seed() -> None:
