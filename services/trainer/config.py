@@ -261,6 +261,10 @@ class Recipe(_Frozen):
         """Where the run keeps its state."""
         return self.runs / self.name
 
+    def distribution(self, stage: str) -> Distribution | None:
+        """How a stage is spread; None for one process."""
+        return getattr(getattr(self, stage, None), "distribution", None)
+
     def check(self) -> None:
         """There is nothing that this kind of recipe starts from."""
 

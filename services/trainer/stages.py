@@ -116,8 +116,8 @@ def make_objective(recipe: AnyRecipe, stage: str, ranks: "Ranks | None" = None) 
         from services.trainer.objectives.tuning import TuningObjective
 
         return TuningObjective(recipe, stage, inputs(recipe, stage), **given)
-    made: Objective = OBJECTIVES.load(stage)(recipe, inputs(recipe, stage), **given)
-    return made
+    kind: type[Objective] = OBJECTIVES.load(stage)
+    return kind(recipe, inputs(recipe, stage), **(given if kind.is_distributed else {}))
 
 
 def digest(recipe: AnyRecipe, stage: str) -> str:
