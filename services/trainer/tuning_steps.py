@@ -1,6 +1,7 @@
 """The stages of a tuning recipe that take no gradients: its mix, its checkpoint, its verdict."""
 
 import json
+import os
 from pathlib import Path
 
 from services.trainer.assembly import Assembly
@@ -14,8 +15,6 @@ from triptych.models.cards import Defaults, Spaces
 from triptych.models.checkpoint import write_checkpoint
 from triptych.models.json_file import read_value
 
-NUM_MIX_WORKERS = 4
-
 
 def prepare_mix(recipe: TuningRecipe, folder: Path, report: Report) -> Figures:
     """The mix in `folder/out`. An interrupted run is gone on with."""
@@ -23,7 +22,7 @@ def prepare_mix(recipe: TuningRecipe, folder: Path, report: Report) -> Figures:
 
     assert recipe.mix is not None
     under_way = folder.with_name("mix.partial")
-    prepare(Mix.read(recipe.mix), under_way, NUM_MIX_WORKERS, Path.cwd())
+    prepare(Mix.read(recipe.mix), under_way, os.cpu_count() or 1, Path.cwd())
     under_way.rename(folder / "out")
     return {"num_samples": read_value(folder / "out" / "index.json", "num_samples")}
 

@@ -109,14 +109,14 @@ class TunedModule(nn.Module):
         """The head's answer for every picture to draw, and a zero that reaches its weights when there is none."""
         nothing = hidden_BTD.new_zeros(1, self.num_img_tokens, hidden_BTD.shape[-1])
         if self.head is None:
-            return nothing[:0], nothing.sum().float()
+            return nothing[:0].clone(), nothing.sum().float()  # no views: FSDP2 warns of them
         mask = torch.isin(ids_BT, self.img_ids)
         shape = (int(mask.sum()) // self.num_img_tokens, *nothing.shape[1:])
         if shape[0]:
             states, embeds = hidden_BTD[mask].reshape(shape), embeds_BTD[mask].reshape(shape)
             return self.head(states, embeds), nothing.sum().float()
         idle = self.head(nothing, nothing)
-        return idle[:0], 0 * idle.float().sum()
+        return idle[:0].clone(), 0 * idle.float().sum()
 
 
 def plain_llm(llm: CausalLlm, rows: TokenRows | None) -> CausalLlm:
