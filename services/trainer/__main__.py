@@ -9,11 +9,11 @@ import signal
 import sys
 from pathlib import Path
 
-from services.trainer.config import Recipe
 from services.trainer.pipeline import Node, run_stages
 from services.trainer.progress import Bars, Lines
-from services.trainer.stages import NEEDS, TASKS
-from triptych.errors import TriptychError
+from services.trainer.recipe import read_recipe
+from services.trainer.stages import TASKS, graph
+from triptych.errors import InvalidArgument, TriptychError
 
 EXIT_CODES = {"INVALID_ARGUMENT": 2, "UNAVAILABLE": 3}  # 3: a stage was killed; the same command goes on
 
@@ -21,7 +21,7 @@ EXIT_CODES = {"INVALID_ARGUMENT": 2, "UNAVAILABLE": 3}  # 3: a stage was killed;
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m services.trainer", description=__doc__)
     parser.add_argument("recipe", type=Path, help="the recipe, a TOML file")
-    parser.add_argument("--stage", choices=sorted(NEEDS), help="run only this stage, in this process (one rank of it)")
+    parser.add_argument("--stage", help="run only this stage, in this process (one rank of it)")
     parser.add_argument("--task", choices=list(TASKS), help="run only the stages of this task of a job")
     parser.add_argument(
         "--json", action="store_true", help="progress as JSON lines on stdout, for a supervising program"
@@ -31,13 +31,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads in all (default: every core)")
     args = parser.parse_args(argv)
     try:
-        recipe = Recipe.read(args.recipe)
+        recipe = read_recipe(args.recipe)
+        recipe.check()
+        known = graph(recipe)
+        if args.stage and args.stage not in known.needs:
+            raise InvalidArgument(f"unknown stage {args.stage!r}, known: {', '.join(known.needs)}")
         if args.stage:
             from services.trainer.worker import run_stage  # torch is only needed here
 
             run_stage(recipe, args.stage, args.threads)
         else:
-            stages = list(TASKS[args.task] if args.task else NEEDS)
+            stages = list(known.tasks[args.task] if args.task else known.needs)
             node = Node(args.node_rank, args.rendezvous) if args.rendezvous else None
             run_stages(recipe, args.recipe, stages, args.threads, Lines() if args.json else Bars(stages), node)
     except TriptychError as error:

@@ -208,6 +208,7 @@ class ExportStage(_Frozen):
 class Recipe(_Frozen):
     """One training run, from nothing to a published checkpoint."""
 
+    kind: Literal["blocks"] = "blocks"
     name: str
     seed: int = Field(0, ge=0)
     out: Path
@@ -269,6 +270,9 @@ class Recipe(_Frozen):
     def distribution(self, stage: str) -> Distribution | None:
         """How a stage is spread; None for one process."""
         return getattr(getattr(self, stage, None), "distribution", None)
+
+    def check(self) -> None:
+        """There is nothing that this kind of recipe starts from."""
 
     def digest(self, *stages: str) -> str:
         """Identity of the named stages' settings (and the seed): a stage's work is reused only under the same one.

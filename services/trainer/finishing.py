@@ -11,6 +11,7 @@ import torch
 from services.trainer.config import Recipe
 from services.trainer.evaluate import evaluate_checkpoint
 from services.trainer.gate import check_gate
+from services.trainer.recipe import AnyRecipe
 from services.trainer.stages import digest
 from triptych.errors import FailedPrecondition
 from triptych.models.cards import Defaults, Spaces
@@ -59,7 +60,7 @@ def evaluate(recipe: Recipe, folder: Path, report: Report) -> Figures:
     return dict(figures)
 
 
-def export(recipe: Recipe, folder: Path, report: Report) -> Figures:
+def export(recipe: AnyRecipe, folder: Path, report: Report) -> Figures:
     """The exports that the recipe names, into the checkpoint. Raises ExportError for one that is not equal to torch."""
     if not recipe.export.wanted:
         return {}
@@ -74,7 +75,7 @@ def export(recipe: Recipe, folder: Path, report: Report) -> Figures:
     return seen
 
 
-def publish(recipe: Recipe, folder: Path, report: Report) -> Figures:
+def publish(recipe: AnyRecipe, folder: Path, report: Report) -> Figures:
     """Puts the checkpoint where the recipe says, in one move. Raises FailedPrecondition rather than to overwrite what
     is no checkpoint."""
     if recipe.out.exists() and not (recipe.out / "system.json").is_file():
@@ -86,5 +87,5 @@ def publish(recipe: Recipe, folder: Path, report: Report) -> Figures:
     return {"out": str(recipe.out)}
 
 
-def _checkpoint(recipe: Recipe) -> Path:
+def _checkpoint(recipe: AnyRecipe) -> Path:
     return recipe.folder / "checkpoint" / "out"

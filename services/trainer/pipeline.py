@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.trainer.config import Recipe
 from services.trainer.launch import Rendezvous, command
 from services.trainer.plot import plot_losses
 from services.trainer.progress import Display
-from services.trainer.stages import NEEDS, is_done, runs_alone
+from services.trainer.recipe import AnyRecipe
+from services.trainer.stages import graph, is_done
 from triptych.errors import FailedPrecondition, InvalidArgument, TriptychError, Unavailable
 
 MAX_SIDE_BY_SIDE = 2
@@ -43,7 +43,7 @@ class Node:
 
 
 def run_stages(
-    recipe: Recipe, path: Path, stages: Sequence[str], threads: int, display: Display, node: Node | None = None
+    recipe: AnyRecipe, path: Path, stages: Sequence[str], threads: int, display: Display, node: Node | None = None
 ) -> None:
     """Brings these stages to done.
 
@@ -61,7 +61,7 @@ def run_stages(
                 running = _reap(recipe, running)
                 ready = [s for s in _ready(recipe, stages) if s not in started and _takes_part(recipe, s, node)]
                 for stage in ready[: min(MAX_SIDE_BY_SIDE, cores) - len(running)]:
-                    share = cores if runs_alone(stage) else max(1, cores // MAX_SIDE_BY_SIDE)
+                    share = cores if graph(recipe).runs_alone(stage) else max(1, cores // MAX_SIDE_BY_SIDE)
                     running.append(_start(recipe, path, stage, share, display, node))
                     started.add(stage)
                 time.sleep(POLL_S)
@@ -71,7 +71,7 @@ def run_stages(
                 left.process.wait()
 
 
-def _check_nodes(recipe: Recipe, stages: Sequence[str], node: Node | None) -> None:
+def _check_nodes(recipe: AnyRecipe, stages: Sequence[str], node: Node | None) -> None:
     for stage in stages:
         distribution = recipe.distribution(stage)
         if distribution and distribution.num_nodes > 1 and node is None:
@@ -81,26 +81,27 @@ def _check_nodes(recipe: Recipe, stages: Sequence[str], node: Node | None) -> No
             )
 
 
-def _check_needs(recipe: Recipe, stages: Sequence[str]) -> None:
+def _check_needs(recipe: AnyRecipe, stages: Sequence[str]) -> None:
     for stage in stages:
-        missing = [need for need in NEEDS[stage] if need not in stages and not is_done(recipe, need)]
+        missing = [need for need in graph(recipe).needs[stage] if need not in stages and not is_done(recipe, need)]
         if missing and not is_done(recipe, stage):
             raise FailedPrecondition(f"stage {stage} needs {', '.join(missing)} first")
 
 
-def _ready(recipe: Recipe, stages: Sequence[str]) -> list[str]:
+def _ready(recipe: AnyRecipe, stages: Sequence[str]) -> list[str]:
     """Stages that could be under way now, those others wait for first."""
-    open_stages = [s for s in NEEDS if s in stages and not is_done(recipe, s)]
-    return [s for s in open_stages if all(is_done(recipe, need) for need in NEEDS[s])]
+    needs = graph(recipe).needs
+    open_stages = [s for s in needs if s in stages and not is_done(recipe, s)]
+    return [s for s in open_stages if all(is_done(recipe, need) for need in needs[s])]
 
 
-def _takes_part(recipe: Recipe, stage: str, node: Node | None) -> bool:
+def _takes_part(recipe: AnyRecipe, stage: str, node: Node | None) -> bool:
     """Stages that are not spread over nodes belong to the first; the others wait for them."""
     distribution = recipe.distribution(stage)
     return node is None or node.rank < (distribution.num_nodes if distribution else 1)
 
 
-def _start(recipe: Recipe, path: Path, stage: str, threads: int, display: Display, node: Node | None) -> Running:
+def _start(recipe: AnyRecipe, path: Path, stage: str, threads: int, display: Display, node: Node | None) -> Running:
     distribution = recipe.distribution(stage)
     share = max(1, threads // (distribution.num_processes if distribution else 1))
     environment = {**os.environ, "OMP_NUM_THREADS": str(share)}
@@ -122,7 +123,7 @@ def _follow(process: subprocess.Popen[str], stage: str, display: Display) -> Non
         display.show(stage, json.loads(line))
 
 
-def _reap(recipe: Recipe, running: list[Running]) -> list[Running]:
+def _reap(recipe: AnyRecipe, running: list[Running]) -> list[Running]:
     for ended in [r for r in running if r.process.poll() is not None]:
         if ended.process.returncode != 0:
             raise _failure(ended)

@@ -8,51 +8,47 @@ from pathlib import Path
 
 import torch
 
-from services.trainer.config import Recipe
 from services.trainer.done import write_done
 from services.trainer.ranks import joined
-from services.trainer.stages import NEEDS, OBJECTIVES, STEPS, digest, inputs, is_done
+from services.trainer.recipe import AnyRecipe
+from services.trainer.stages import digest, graph, is_done, make_objective
 from services.trainer.train import train_stage
-from triptych.errors import FailedPrecondition, InvalidArgument
+from triptych.errors import FailedPrecondition
 
 
-def run_stage(recipe: Recipe, stage: str, threads: int) -> None:
+def run_stage(recipe: AnyRecipe, stage: str, threads: int) -> None:
     """Does nothing when the stage is already done. Raises FailedPrecondition when what it needs is not."""
     if is_done(recipe, stage):
         return
-    missing = [need for need in NEEDS[stage] if not is_done(recipe, need)]
+    missing = [need for need in graph(recipe).needs[stage] if not is_done(recipe, need)]
     if missing:
         raise FailedPrecondition(f"stage {stage} needs {', '.join(missing)} first")
     torch.set_num_threads(threads or os.cpu_count() or 1)
     folder = recipe.folder / stage
-    if stage in STEPS:
+    if stage in graph(recipe).steps:
         torch.use_deterministic_algorithms(True)
         _run_step(recipe, stage)
     else:
         _train(recipe, stage, folder)
 
 
-def _train(recipe: Recipe, stage: str, folder: Path) -> None:
-    distribution, kind = recipe.distribution(stage), OBJECTIVES.load(stage)
-    if distribution and not kind.is_distributed:
-        raise InvalidArgument(f"{stage}.distribution: this stage trains in one process only")
+def _train(recipe: AnyRecipe, stage: str, folder: Path) -> None:
+    distribution = recipe.distribution(stage)
     with joined(distribution) as ranks:
         on_gpu = ranks.device.type == "cuda"
         if on_gpu:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
         torch.use_deterministic_algorithms(True, warn_only=on_gpu)  # a few CUDA kernels have no such form
-        taking_part = {"ranks": ranks} if kind.is_distributed else {}
-        objective = kind(recipe, inputs(recipe, stage), **taking_part)
-        train_stage(objective, folder, digest(recipe, stage), _report)
+        train_stage(make_objective(recipe, stage, ranks), folder, digest(recipe, stage), _report)
 
 
-def _run_step(recipe: Recipe, stage: str) -> None:
+def _run_step(recipe: AnyRecipe, stage: str) -> None:
     """From the start, whatever an interrupted run left."""
     start = time.monotonic()
     folder = recipe.folder / stage
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    figures = STEPS.load(stage)(recipe, folder, _report)
+    figures = graph(recipe).steps.load(stage)(recipe, folder, _report)
     write_done(folder, digest(recipe, stage), figures, time.monotonic() - start)
 
 

@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -19,7 +19,7 @@ def write_checkpoint(
     folder: Path,
     encoder: EncoderStage,
     llm: LlmStage,
-    decoder: DecoderStage,
+    decoder: DecoderStage | None,
     *,
     name: str,
     version: str,
@@ -28,7 +28,8 @@ def write_checkpoint(
     dtype: torch.dtype = torch.bfloat16,
     defaults: Defaults | None = None,
 ) -> dict[str, Card]:
-    """Writes `system.json` and `encoder/ llm/ decoder/`, weights as `dtype`; returns the cards by kind.
+    """Writes `system.json` and `encoder/ llm/ decoder/`, weights as `dtype`; returns the cards by kind. Without a
+    decoder, the LLM's card says that it does not draw.
 
     `made_by` is JSON: recipe, its digest, seed. Probes are computed, in float32, from the folders as they were written.
     A `folder` that exists is replaced in one move at the end; a crash before leaves it whole.
@@ -40,7 +41,9 @@ def write_checkpoint(
     card_writer = CardWriter(name, version, spaces, made_by, defaults or Defaults())
     writer = _Writer(partial, card_writer, dtype)
     with torch.no_grad():
-        cards = (writer.encoder(encoder), writer.llm(llm), writer.decoder(decoder, llm))
+        cards = [writer.encoder(encoder), writer.llm(llm, "once" if decoder else "none")]
+        if decoder:
+            cards.append(writer.decoder(decoder, llm))
     card_writer.system(partial, cards)
     put_in_place(partial, folder)
     return {card.kind: card for card in cards}
@@ -59,10 +62,10 @@ class _Writer:
         stage.save(folder, self.dtype)
         return self.cards.encoder(folder, EncoderStage.load(folder))
 
-    def llm(self, stage: LlmStage) -> Card:
+    def llm(self, stage: LlmStage, handover: Literal["once", "none"]) -> Card:
         folder = self._start("llm")
         stage.save(folder, self.dtype)
-        return self.cards.llm(folder, LlmStage.load(folder, stage.template))
+        return self.cards.llm(folder, LlmStage.load(folder, stage.template), handover)
 
     def decoder(self, stage: DecoderStage, llm: LlmStage) -> Card:
         folder = self._start("decoder")
@@ -75,14 +78,14 @@ class _Writer:
         return folder
 
 
-def _check_fit(encoder: EncoderStage, llm: LlmStage, decoder: DecoderStage) -> None:
+def _check_fit(encoder: EncoderStage, llm: LlmStage, decoder: DecoderStage | None) -> None:
     hidden_size, _ = llm_sizes(llm)
     projector: Any = encoder.projector
-    head: Any = decoder.head
-    for name, found in (
-        ("the projector's hidden_size", projector.config.hidden_size),
-        ("the head's input_size", head.config.input_size),
-    ):
+    sizes = {"the projector's hidden_size": projector.config.hidden_size}
+    if decoder:
+        head: Any = decoder.head
+        sizes["the head's input_size"] = head.config.input_size
+    for name, found in sizes.items():
         if found != hidden_size:
             raise InvalidArgument(f"{name} is {found}, must be the LLM's hidden_size {hidden_size}")
 

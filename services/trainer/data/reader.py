@@ -75,6 +75,11 @@ class ShardReader:
         shard = order[turn]
         return shard, self._within(epoch, shard)[place - (ends[turn] - self._sizes[shard])]
 
+    def contents(self, shard: int) -> list[dict[str, Any]]:
+        """What is known of a shard's samples, in their order: id, task, group, tokens, ... Raises FailedPrecondition
+        when the shard is not whole."""
+        return self._contents(shard)
+
     def _epoch_order(self, epoch: int) -> tuple[list[int], list[int]]:
         order = list(range(len(self._sizes)))
         random.Random(f"{self.seed}/{epoch}").shuffle(order)

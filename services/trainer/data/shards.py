@@ -97,6 +97,7 @@ class _SampleWriter:
             "num_bytes": tar.offset - start,
             "id": record.id,
             "task": record.task,
+            "num_pictures": len(pictures),
             **about,
         }
 

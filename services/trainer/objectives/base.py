@@ -13,6 +13,8 @@ from services.trainer.sharding import sum_gradients
 
 Part = TypeVar("Part")
 
+T = TypeVar("T")
+
 
 class Objective(ABC):
     """One stage of a recipe. Batches are pure functions of (seed, stage, step): that alone makes a run resumable.

@@ -8,7 +8,7 @@ import pytest
 
 from services.trainer.config import Recipe, Stage
 from services.trainer.objectives.base import Objective
-from services.trainer.stages import NEEDS, OBJECTIVES, STEPS, TASKS, digest, inputs, is_done, runs_alone
+from services.trainer.stages import BLOCKS, NEEDS, OBJECTIVES, STEPS, TASKS, digest, inputs, is_done
 from services.trainer.worker import run_stage
 from tests.services.trainer.tiny_recipe import tiny_recipe
 from triptych.errors import FailedPrecondition
@@ -58,7 +58,7 @@ def test_tasks_hold_every_stage_once_and_need_only_earlier_ones() -> None:
 
 
 def test_what_runs_alone() -> None:
-    assert {stage for stage in NEEDS if runs_alone(stage)} == {"multimodal", *LAST}
+    assert {stage for stage in NEEDS if BLOCKS.runs_alone(stage)} == {"multimodal", *LAST}
 
 
 @pytest.mark.parametrize(

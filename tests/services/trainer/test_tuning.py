@@ -1,0 +1,151 @@
+"""A tuning recipe that is wrong is refused by key and reason, before any work; its digest follows what it names."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from services.trainer.config import Distribution
+from services.trainer.recipe import read_recipe
+from services.trainer.tuning import TuningRecipe, TuningStage
+from tests.services.trainer.tuned import LORA, STAGE, recipe
+from triptych.errors import InvalidArgument
+
+ROOT = Path(__file__).parents[3]
+NONE = Distribution()
+
+
+def stand_in(root: Path, num_samples: int = 100) -> Path:
+    """As much of a base and a mix as is looked at before work."""
+    for kind in ("encoder", "llm", "decoder"):
+        (root / "genllava" / kind).mkdir(parents=True)
+        (root / "genllava" / kind / "card.json").touch()
+    digests = {"encoder": "a", "llm": "b", "decoder": "c"}
+    (root / "genllava" / "system.json").write_text(json.dumps({"digests": digests}))
+    (root / "mix").mkdir()
+    index = {"groups": {"llava": "understanding", "pretrain": "generation"}, "num_samples": num_samples}
+    (root / "mix" / "index.json").write_text(json.dumps(index))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("stage", "complaint"),
+    [
+        ({"train": []}, "train"),
+        ({"train": ["encoder"]}, "train"),
+        ({"train": ["llm", "llm"]}, "says something twice"),
+        ({"train": ["llm", "tokens"]}, "tokens are rows of the llm"),
+        ({"train": ["head"], "tasks": ["understand"]}, "the head learns from tasks generate and edit"),
+        ({"generation_weight": 0.0}, "with generation_weight above 0"),
+        ({"train": ["projector"], "tasks": ["generate"]}, "the projector learns from tasks understand and edit"),
+        ({"train": ["projector"], "lora": LORA}, "lora adapts the llm"),
+        ({"train": ["llm"], "lr_scales": {"head": 2.0}}, "lr_scales names ['head']"),
+        ({"lr_scales": {"head": 0.0}}, "lr_scales must be above 0"),
+        ({"steps": 3, "epochs": 1.0}, "say one of them"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"warmup_ratio": 1.0}, "warmup_ratio"),
+        ({"learning_rat": 1e-3}, "learning_rat"),
+        ({"name": "a/b"}, "name"),
+        ({"name": "publish"}, "may not be named publish"),
+        ({"lora": {**LORA, "rank": 0}}, "rank"),
+        ({"lora": {**LORA, "targets": []}}, "targets"),
+    ],
+)
+def test_a_stage_that_cannot_be_is_refused(tmp_path: Path, stage: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(complaint)):
+        recipe(tmp_path, stage)
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"mix": "mix.toml"}, "say either data"),
+        ({"data": None}, "say either data"),
+        ({"distribution": {"num_processes": 8}}, "all: batch_size 4 is no multiple of 8 processes"),
+        ({"distribution": {"precision": "f16"}}, "distribution.precision"),
+        ({"stages": []}, "stages"),
+        ({"stages": [STAGE, STAGE]}, "stages named twice: all"),
+        ({"held_out": -1}, "held_out"),
+        ({"checkpoint": {}}, "checkpoint.version"),
+        ({"export": {"encoder": ["onnx-f3"]}}, "known exports are"),
+        ({"colour": "red"}, "colour"),
+        ({"name": "../x"}, "name"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(tmp_path: Path, changed: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(complaint)):
+        recipe(tmp_path, **changed)
+
+
+def test_the_base_is_not_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="is the base, which stays as it is"):
+        recipe(tmp_path, out=str(tmp_path / "genllava"))
+
+
+def test_what_is_not_there_is_said_before_work(tmp_path: Path) -> None:
+    root = stand_in(tmp_path)
+    recipe(root).check()
+    for changed, complaint in (
+        ({"base": str(root / "none")}, r"base .*none is no checkpoint: .*system\.json is missing"),
+        ({"data": str(root / "none")}, r"data .*none is no finished mix: .*index\.json is missing"),
+        ({"data": None, "mix": str(root / "none.toml")}, r"mix .*none\.toml does not exist"),
+        ({"held_out": 97}, "all: batch_size 4 and held_out 97 are more than the 100 samples"),
+        ({"stages": [{**STAGE, "groups": ["editing"]}]}, r"all: groups \['editing'\]: the mix has"),
+        ({"stages": [{**STAGE, "data": str(root / "other")}]}, r"other is no finished mix"),
+    ):
+        with pytest.raises(InvalidArgument, match=complaint):
+            recipe(root, **changed).check()
+    (root / "genllava" / "decoder" / "card.json").unlink()
+    with pytest.raises(InvalidArgument, match="decoder is missing"):
+        recipe(root).check()
+    (root / "genllava" / "system.json").write_text(json.dumps({"digests": {"encoder": "a", "llm": "b"}}))
+    with pytest.raises(InvalidArgument, match="has no decoder to draw with"):
+        recipe(root).check()
+    recipe(root, {"train": ["llm"], "tasks": ["understand"]}).check()
+
+
+def test_digests(tmp_path: Path) -> None:
+    root = stand_in(tmp_path)
+    plain = recipe(root).digest("all")
+    for same in (
+        {"evaluate_every": 3, "save_every": 2, "gate": {"tokens_right": 0.1}},
+        {},
+    ):
+        assert recipe(root, same).digest("all") == plain
+    distribution = {"device": "cpu", "precision": "f32", "num_processes": 2, "micro_batch_size": 1}
+    assert recipe(root, distribution=distribution).digest("all") == plain
+    others = [
+        recipe(root, {"learning_rate": 2e-3}),
+        recipe(root, seed=1),
+        recipe(root, held_out=5),
+        recipe(root, distribution={"device": "cpu", "precision": "bf16"}),
+    ]
+    assert len({plain, *(other.digest("all") for other in others)}) == 5
+    (root / "genllava" / "system.json").write_text(json.dumps({"digests": {"encoder": "a", "llm": "b2"}}))
+    changed = recipe(root).digest("all")
+    (root / "mix" / "index.json").write_text(json.dumps({"num_samples": 101}))
+    assert len({plain, changed, recipe(root).digest("all")}) == 3
+
+
+def test_the_schedule_is_the_papers() -> None:
+    stage = TuningStage(name="tuning", train=("projector", "llm", "head"))
+    schedule = stage.schedule(16_218, NONE)  # 2,076,000 samples in batches of 128
+    assert (schedule.steps, schedule.warmup_steps, schedule.batch_size) == (16_218, 487, 128)
+    assert (schedule.learning_rate, schedule.weight_decay, schedule.max_grad_norm) == (2e-5, 0.1, 1.0)
+    assert stage.generation_weight == 0.5
+    assert TuningStage(name="a", train=("llm",), epochs=0.5).schedule(9, NONE).steps == 4
+    assert TuningStage(name="a", train=("llm",), steps=7).schedule(9, NONE).steps == 7
+
+
+@pytest.mark.parametrize("name", ["genllava", "genllava-lora", "genllava-und-first", "genllava-gen-first"])
+def test_the_recipes_that_ship(name: str) -> None:
+    read = read_recipe(ROOT / "recipes" / f"{name}.toml")
+    assert isinstance(read, TuningRecipe)
+    assert read.name == name
+    assert read.spread.num_processes == 8
+    order = {"genllava-und-first": ["instruction", "generation"], "genllava-gen-first": ["generation", "instruction"]}
+    assert list(read.names) == (["alignment", *order[name]] if name in order else ["tuning"])
+    assert (read.stages[-1].lora is not None) == (name == "genllava-lora")
