@@ -1,19 +1,19 @@
-"""Commands of `triptych` that belong to a process of their own: this one becomes it."""
+"""Commands whose work belongs to a service: the process becomes that of the service's module."""
 
+import importlib.util
 import os
 import sys
-from importlib.util import find_spec
 from typing import NoReturn
 
 from triptych.errors import FailedPrecondition
 
 
 def hand_over(module: str, args: list[str]) -> NoReturn:
-    """`python -m module args` in place of this process. Raises FailedPrecondition where there is no such module."""
+    """Becomes `python -m module args...`. Raises FailedPrecondition when the module is not installed."""
     try:
-        is_installed = find_spec(module) is not None
-    except ModuleNotFoundError:  # not even its package
-        is_installed = False
-    if not is_installed:
-        raise FailedPrecondition(f"{module} is not installed")
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # a package above it
+        found = None
+    if found is None:
+        raise FailedPrecondition(f"{module} is not installed: pip install 'triptych[trainer]'")
     os.execv(sys.executable, [sys.executable, "-m", module, *args])

@@ -15,6 +15,8 @@ from services.trainer.progress import Bars, Lines
 from services.trainer.stages import NEEDS, TASKS
 from triptych.errors import TriptychError
 
+EXIT_CODES = {"INVALID_ARGUMENT": 2, "UNAVAILABLE": 3}  # 3: a stage was killed; the same command goes on
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m services.trainer", description=__doc__)
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             run_stages(recipe, args.recipe, stages, args.threads, Lines() if args.json else Bars(stages))
     except TriptychError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if error.code == "INVALID_ARGUMENT" else 1
+        return EXIT_CODES.get(error.code, 1)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last saved step", file=sys.stderr)
         return 130

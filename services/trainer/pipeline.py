@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from services.trainer.config import Recipe
 from services.trainer.plot import plot_losses
 from services.trainer.progress import Display
 from services.trainer.stages import NEEDS, is_done, runs_alone
-from triptych.errors import FailedPrecondition
+from triptych.errors import FailedPrecondition, Unavailable
 
 MAX_SIDE_BY_SIDE = 2
 POLL_S = 0.5
@@ -32,8 +33,8 @@ class Running:
 def run_stages(recipe: Recipe, path: Path, stages: Sequence[str], threads: int, display: Display) -> None:
     """Brings these stages to done.
 
-    Raises FailedPrecondition when what they need besides is not done, and naming the stage that failed; the others are
-    stopped then.
+    Raises FailedPrecondition when what they need besides is not done, and naming the stage that failed, Unavailable
+    when something killed it; the others are stopped then.
     """
     _check_needs(recipe, stages)
     cores = threads or os.cpu_count() or 1
@@ -88,6 +89,9 @@ def _reap(recipe: Recipe, running: list[Running]) -> list[Running]:
     for ended in [r for r in running if r.process.poll() is not None]:
         if ended.process.returncode != 0:
             tail = "\n".join(ended.log.read_text().splitlines()[-5:])
+            if ended.process.returncode < 0:
+                name = signal.Signals(-ended.process.returncode).name
+                raise Unavailable(f"stage {ended.stage} was ended by {name} (log: {ended.log})\n{tail}")
             raise FailedPrecondition(f"stage {ended.stage} failed (log: {ended.log})\n{tail}")
         plot_losses(recipe.folder / ended.stage)
     return [r for r in running if r.process.poll() is None]

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Final
 
@@ -82,7 +81,9 @@ class Child:
                 continue
             stage, progress = said
             with self._lock:
-                figures = {**self._heard[stage].figures, **progress.figures} if stage in self._heard else progress.figures
+                figures = (
+                    {**self._heard[stage].figures, **progress.figures} if stage in self._heard else progress.figures
+                )
                 self._heard[stage] = progress.model_copy(update={"figures": figures})
 
 
@@ -90,7 +91,7 @@ def _progress(line: bytes) -> tuple[str, StageProgress] | None:
     """None for a line that is no progress."""
     try:
         values = json.loads(line)
-        stage, step, steps = str(values.pop("stage")), int(values.pop("step")), int(values.pop("steps"))
+        stage, step, steps = str(values.pop("stage")), int(values.pop("step", 0)), int(values.pop("steps", 0))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     figures = {key: float(v) for key, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}

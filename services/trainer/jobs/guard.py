@@ -22,9 +22,10 @@ def main(argv: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # it ends when its stdin does
     try:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_begin)
+        # No thread runs yet, so a function between fork and exec is safe.
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_begin)  # noqa: PLW1509
     except OSError as error:
-        print(f"error: {command[0]}: {error.strerror}", file=sys.stderr)
+        sys.stderr.write(f"error: {command[0]}: {error.strerror}\n")
         return 2
     threading.Thread(target=_watch, args=(marks, grace_s), daemon=True).start()
     code = child.wait()

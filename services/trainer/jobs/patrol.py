@@ -23,7 +23,9 @@ MISSED_PATROLS: Final = 3  # so many, and a worker counts as gone
 class Patrol(threading.Thread):
     """Runs until `end`."""
 
-    def __init__(self, broker: Broker, worker: LiveWorker, settings: JobSettings, enqueue: Callable[[Job], None]) -> None:
+    def __init__(
+        self, broker: Broker, worker: LiveWorker, settings: JobSettings, enqueue: Callable[[Job], None]
+    ) -> None:
         super().__init__(daemon=True, name="patrol")
         self._broker, self._worker, self._settings, self._enqueue = broker, worker, settings, enqueue
         self._store = JobStore(broker.client())

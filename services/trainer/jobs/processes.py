@@ -1,7 +1,7 @@
 """Everything a job has started on this machine, found by a mark in its environment, and ended.
 
-Process groups do not do: torch's launcher gives every rank a session of its own, and leaves all of them alive when it is
-killed itself.
+Process groups do not do: torch's launcher gives every rank a session of its own, and leaves all of them alive when it
+is killed itself.
 """
 
 import ctypes

@@ -1,14 +1,16 @@
 """What is known of a job, and how it may change: a state machine without a clock, a queue or a store.
 
-prepare -> train -> evaluate -> export -> publish, one task after the other. Every time a task is put into the queue is a
-*launch* with a number of its own; whoever still works for an older one stops.
+prepare -> train -> evaluate -> export -> publish, one task after the other. Every time a task is put into the queue is
+a *launch* with a number of its own; whoever still works for an older one stops.
 """
 
 from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-TASKS: Final = ("prepare", "train", "evaluate", "export", "publish")
+from services.trainer.stages import TASKS as TASK_STAGES
+
+TASKS: Final = tuple(TASK_STAGES)
 SPREAD: Final = "train"  # the task that runs on all nodes at once; the others run on the first
 MAX_ATTEMPTS: Final = 4  # of a task that ends in a crash without having gone beyond where it was before
 
@@ -33,8 +35,8 @@ class Node(_Frozen):
 class StageProgress(_Frozen):
     """How far a stage is, and its latest figures."""
 
-    step: int
-    steps: int
+    step: int = 0
+    steps: int = Field(0, description="0: not known yet")
     figures: dict[str, float] = Field(default_factory=dict)
 
 

@@ -1,7 +1,7 @@
 """Jobs in Redis, under keys of our own: what Celery keeps of its results is gone after a day.
 
 `triptych:jobs` holds all ids by age, `triptych:job:ID` a job as JSON, `triptych:job:ID:recipe` its recipe's text,
-`triptych:job:ID:lease:NODE` who works for it (until when is the key's own expiry), `triptych:worker:NAME` a live worker.
+`triptych:job:ID:lease:NODE` who works for it (until when is the key's own expiry), `triptych:worker:NAME` a worker.
 """
 
 from collections.abc import Callable
@@ -92,7 +92,7 @@ class JobStore:
 
     def is_stopping(self, name: str) -> bool:
         text = self.redis.get(f"{WORKER}{name}")
-        return bool(text) and LiveWorker.model_validate_json(text).stopping
+        return text is not None and LiveWorker.model_validate_json(text).stopping
 
 
 class Lease:
@@ -104,7 +104,7 @@ class Lease:
         self._lock = Lock(client, key, timeout=lease_s, blocking=False, thread_local=False)
 
     def acquire(self, launch: int, token: str) -> bool:
-        return self._lock.acquire(token=f"{launch} {token}")
+        return bool(self._lock.acquire(token=f"{launch} {token}"))
 
     def holder_launch(self) -> int:
         """What the present holder works for; 0 where there is none."""
@@ -120,18 +120,18 @@ class Lease:
             if token is None:
                 return False
             text = token.decode() if isinstance(token, bytes) else str(token)
-            return self._lock.acquire(token=text)
+            return bool(self._lock.acquire(token=text))
 
     def release(self) -> None:
         with suppress(LockError):  # ran out, or someone else's
             self._lock.release()
 
 
-def _key(job_id: str) -> str:
+def _key(job_id: object) -> str:
     return f"triptych:job:{job_id}"
 
 
-def _job(job_id: str, text: str | None) -> Job:
+def _job(job_id: object, text: str | bytes | None) -> Job:
     if text is None:
         raise InvalidArgument(f"there is no job {job_id!r}")
     return Job.model_validate_json(text)

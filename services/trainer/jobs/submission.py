@@ -6,15 +6,15 @@ import secrets
 import time
 from pathlib import Path
 
+from services.trainer.app import DEFAULT_QUEUE
 from services.trainer.config import Recipe
 from services.trainer.jobs.record import Job, Node
 from services.trainer.jobs.store import JobStore
+from services.trainer.stages import OBJECTIVES
 from triptych.errors import FailedPrecondition, InvalidArgument
 
-DEFAULT_QUEUE = "triptych"
 
-
-def submit(store: JobStore, path: Path, queues: tuple[str, ...]) -> Job:
+def submit_recipe(store: JobStore, path: Path, queues: tuple[str, ...]) -> Job:
     """A new job, not yet launched. Raises InvalidArgument for a wrong recipe, and FailedPrecondition where another job
     is at work in the same folder."""
     recipe = Recipe.read(path)
@@ -41,7 +41,8 @@ def submit(store: JobStore, path: Path, queues: tuple[str, ...]) -> Job:
 
 def node_queues(recipe: Recipe, queues: tuple[str, ...]) -> tuple[str, ...]:
     """One for each node. Raises InvalidArgument when there are not as many."""
-    num_nodes = 1
+    spread = [getattr(getattr(recipe, stage), "distribution", None) for stage in OBJECTIVES]
+    num_nodes = max((distribution.num_nodes for distribution in spread if distribution), default=1)
     if num_nodes == 1 and not queues:
         return (DEFAULT_QUEUE,)
     if len(queues) != num_nodes or len(set(queues)) != num_nodes:

@@ -26,7 +26,7 @@ from triptych.errors import FailedPrecondition, Unavailable
 T = TypeVar("T")
 Step = Callable[[Job], Job]
 LOST_TOUCH: Final = (redis.ConnectionError, redis.TimeoutError)
-BAD_INPUT: Final = 2  # the trainer's exit code when the recipe is at fault: trying again would not help
+CLEAR_ERRORS: Final = (1, 2)  # the trainer's exit codes when it knows what is wrong: trying again would not help
 SAFE_SHARE: Final = 0.8  # of the lease: later than that, someone else may soon hold it
 
 
@@ -176,12 +176,12 @@ def _ended(job: Job, node: int, code: int, error: str) -> Job:
         return job.node_done(node, time.time())
     what = f"was ended by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
     error = f"{job.task} {what}\n{error}".strip()
-    return job.ended("failed", time.time(), error) if code == BAD_INPUT else job.crashed(error, time.time())
+    return job.ended("failed", time.time(), error) if code in CLEAR_ERRORS else job.crashed(error, time.time())
 
 
 def _command(settings: JobSettings, recipe: Path, job: Job, node: int) -> list[str]:
     trainer = shlex.split(settings.trainer) or [sys.executable, "-m", "services.trainer"]
-    command = [*trainer, str(recipe), "--task", job.task]
+    command = [*trainer, str(recipe), "--task", job.task, "--json"]
     if job.width > 1:
         command += ["--node-rank", str(node), "--rendezvous", job.rendezvous]
     return command
