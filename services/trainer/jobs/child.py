@@ -25,7 +25,8 @@ class Child:
         self.log, self._marks, self._grace_s = log, marks, grace_s
         self._heard: dict[str, StageProgress] = {}
         self._lock = threading.Lock()
-        guard = [sys.executable, "-m", "services.trainer.jobs.guard", str(grace_s)]
+        # Without site-packages, which it does not need, it is there at once.
+        guard = [sys.executable, "-S", "-m", "services.trainer.jobs.guard", str(grace_s)]
         with log.open("ab") as errors:
             self._log_start_bytes = errors.tell()
             self._process = subprocess.Popen(

@@ -40,7 +40,7 @@ def _begin() -> None:
 
 
 def _watch(marks: dict[str, str], grace_s: float) -> None:
-    sys.stdin.buffer.read()  # nothing ever comes
+    os.read(0, 1)  # nothing ever comes
     end_marked(marks, grace_s)
     os._exit(STOPPED)
 

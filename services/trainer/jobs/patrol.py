@@ -29,6 +29,7 @@ class Patrol(threading.Thread):
         super().__init__(daemon=True, name="patrol")
         self._broker, self._worker, self._settings, self._enqueue = broker, worker, settings, enqueue
         self._store = JobStore(broker.client())
+        self._recovery = Recovery(self._store, settings, enqueue)
         self._ended = threading.Event()
 
     def run(self) -> None:
@@ -58,39 +59,54 @@ class Patrol(threading.Thread):
             self._broker.ready()
         self._announce()
         if not self._worker.stopping:
-            recover(self._store, self._settings, self._enqueue)
+            self._recovery.round()
 
 
-def recover(store: JobStore, settings: JobSettings, enqueue: Callable[[Job], None]) -> list[str]:
-    """Ids of the jobs that were launched again: silent ones, and ones whose message the broker has lost."""
-    found = []
-    for job in store.all():
-        if job.is_ended or not _is_lost(store, job, settings):
-            continue
-        after = store.change(job.id, lambda now, seen=job: _again(now, seen, settings))  # type: ignore[misc]
-        if after.launch > job.launch and store.once(f"{job.id}:{after.launch}", settings.lease_s):
-            LOG.warning("job %s was lost; launched again as %d", job.id, after.launch)
-            enqueue(after)
-            found.append(job.id)
-    return found
+class Recovery:
+    """Launches lost jobs again: silent ones, and queued ones whose message the broker has lost."""
+
+    def __init__(self, store: JobStore, settings: JobSettings, enqueue: Callable[[Job], None]) -> None:
+        self._store, self._settings, self._enqueue = store, settings, enqueue
+        self._missed: dict[str, tuple[int, float]] = {}  # job -> launch whose message was not seen, since when
+
+    def round(self) -> list[str]:
+        """Ids of the jobs that we have launched again. Safe where many do it at the same time."""
+        return [job.id for job in self._store.all() if not job.is_ended and self._is_lost(job) and self._again(job)]
+
+    def _is_lost(self, job: Job) -> bool:
+        if silent := job.silent_nodes(time.time(), self._settings.lease_s):
+            return any(self._store.lease(job.id, node, self._settings.lease_s).holder_launch() == 0 for node in silent)
+        if job.state == "running" or any(node.state == "ready" for node in job.nodes):
+            return False
+        if any(self._store.redis.llen(node.queue) for node in job.nodes[: job.width]):
+            self._missed.pop(job.id, None)
+            return False
+        launch, since_s = self._missed.get(job.id, (0, 0.0))
+        if launch != job.launch:  # a worker may just have taken the message: look again later
+            self._missed[job.id] = (job.launch, time.monotonic())
+            return False
+        return time.monotonic() - since_s > self._settings.lease_s
+
+    def _again(self, seen: Job) -> bool:
+        launched = False
+
+        def step(job: Job) -> Job:
+            nonlocal launched
+            after = job if (job.launch, job.state) != (seen.launch, seen.state) else _recovered(job, self._settings)
+            launched = after.launch > job.launch
+            return after
+
+        job = self._store.change(seen.id, step)
+        if launched:
+            LOG.warning("job %s was lost; launch %d", job.id, job.launch)
+            self._enqueue(job)
+        return launched
 
 
-def _is_lost(store: JobStore, job: Job, settings: JobSettings) -> bool:
-    now_s = time.time()
-    if job.state == "running":
-        silent = job.silent_nodes(now_s, settings.lease_s)
-        return any(store.lease(job.id, node, settings.lease_s).holder_launch() == 0 for node in silent)
-    if now_s - job.changed_s < settings.lease_s or any(node.state == "ready" for node in job.nodes):
-        return bool(job.silent_nodes(now_s, settings.lease_s))
-    return not any(store.redis.llen(node.queue) for node in job.nodes[: job.width])
-
-
-def _again(job: Job, seen: Job, settings: JobSettings) -> Job:
-    if (job.launch, job.state) != (seen.launch, seen.state):
-        return job
+def _recovered(job: Job, settings: JobSettings) -> Job:
     if job.cancel_requested:
         return job.ended("cancelled", time.time())
-    if job.state == "queued":
+    workers = [job.nodes[node].worker for node in job.silent_nodes(time.time(), settings.lease_s)]
+    if not workers:
         return job.launched(time.time())
-    workers = ", ".join(job.nodes[node].worker for node in job.silent_nodes(time.time(), settings.lease_s))
-    return job.crashed(f"worker {workers} has been silent for {settings.lease_s:g} s", time.time())
+    return job.crashed(f"no sign of life from {', '.join(workers)} for {settings.lease_s:g} s", time.time())

@@ -75,10 +75,6 @@ class JobStore:
     def lease(self, job_id: str, node: int, lease_s: float) -> "Lease":
         return Lease(self.redis, f"{_key(job_id)}:lease:{node}", lease_s)
 
-    def once(self, name: str, seconds: float) -> bool:
-        """Whether we are the first to ask within so many seconds."""
-        return bool(self.redis.set(f"triptych:once:{name}", "1", nx=True, px=int(1000 * seconds)))
-
     def announce(self, worker: LiveWorker, seconds: float) -> None:
         self.redis.set(f"{WORKER}{worker.name}", worker.model_dump_json(), px=int(1000 * seconds))
 

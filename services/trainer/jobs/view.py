@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 
+import redis
 import typer
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,6 +17,7 @@ from services.trainer.stages import TASKS as TASK_STAGES
 
 POLL_S = 0.5
 BAR_WIDTH = 24
+MAX_SILENCE_S = 30.0
 
 
 def state_of(job: Job, silence_s: float) -> str:
@@ -62,11 +64,18 @@ def follow(look: Callable[[], Job], silence_s: float) -> Job:
 
 
 def _looks(look: Callable[[], Job]) -> Iterator[Job]:
+    heard_s = time.monotonic()
     while True:
-        job = look()
-        yield job
-        if job.is_ended:
-            return
+        try:
+            job = look()
+        except redis.ConnectionError:  # a broker that is started again is back soon
+            if time.monotonic() - heard_s > MAX_SILENCE_S:
+                raise
+        else:
+            heard_s = time.monotonic()
+            yield job
+            if job.is_ended:
+                return
         time.sleep(POLL_S)
 
 
