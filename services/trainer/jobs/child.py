@@ -47,7 +47,7 @@ class Child:
             code = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
-        self._reader.join()
+        self._reader.join(MARGIN_S)
         return 128 - code if code < 0 else code
 
     def stop(self) -> None:

@@ -158,7 +158,8 @@ def worker(
         celery = configure(known, JobSettings())
         celery.conf.triptych_address = address or _address(known)
         name = f"{queue}.{os.getpid()}@{socket.gethostname()}"
-        celery.worker_main(["worker", "--queues", queue, "--hostname", name, "--loglevel", "INFO", "--without-mingle"])
+        flags = ["--loglevel", "INFO", "--without-mingle", "--without-gossip"]  # it needs no other workers
+        celery.worker_main(["worker", "--queues", queue, "--hostname", name, *flags])
 
 
 @app.command()

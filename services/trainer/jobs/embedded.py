@@ -40,7 +40,7 @@ class EmbeddedRedis:
 
     def start(self) -> Path:
         """The path of its socket, once it answers; starts it where it does not run. Raises Unavailable."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.locked():
             path = self._socket()
             if not _answers(path):

@@ -119,7 +119,7 @@ class Lease:
             return bool(self._lock.acquire(token=text))
 
     def release(self) -> None:
-        with suppress(LockError):  # ran out, or someone else's
+        with suppress(LockError, redis.RedisError):  # someone else's, or it runs out by itself
             self._lock.release()
 
 

@@ -15,7 +15,7 @@ import redis
 from services.trainer.app import configure
 from services.trainer.jobs.broker import Broker
 from services.trainer.jobs.processes import mark, marked
-from services.trainer.jobs.record import Job
+from services.trainer.jobs.record import Job, Node
 from services.trainer.jobs.settings import JobSettings
 from services.trainer.jobs.store import JobStore
 from services.trainer.jobs.submission import submit_recipe
@@ -50,8 +50,9 @@ class Bench:
     def launch(self, name: str, *queues: str, **changed: Any) -> str:
         """What `submit` does, without the cost of a process."""
         configure(self.broker, JobSettings())
-        job = submit_recipe(self.store, self.recipe(name, **changed), queues)
-        enqueue(self.store.change(job.id, lambda job: job.launched(time.time())))
+        job = submit_recipe(self.store, self.recipe(name, **changed), ())
+        nodes = tuple(Node(queue=queue) for queue in queues) or job.nodes
+        enqueue(self.store.change(job.id, lambda job: job.model_copy(update={"nodes": nodes}).launched(time.time())))
         return job.id
 
     def train(self, *arguments: str, code: int = 0) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """Stands in for `python -m services.trainer` where a test is about processes: it counts, as slowly as training does.
 
-Called alike, it resumes alike: `train` counts to `vae.steps` and saves after every step. Two of it that count at the same
-time leave `doubled`. A file `break` in the run's folder makes it end badly: "signal 7" once at step 7, "code 2" at once.
+Called alike, it resumes alike: `train` counts to `vae.steps` and saves after every step. Two of it that count at the
+same time leave `doubled`. A file `break` in the run's folder makes it end badly: "signal 7" once at step 7, "code 2" at
+once.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def main() -> int:
         calls.write(f"{args.task} {args.node_rank} {args.rendezvous}\n")
     if args.task == "train":
         return count(folder, args.node_rank, recipe["vae"]["steps"])
-    print(json.dumps({"stage": args.task, "step": 1, "steps": 1}), flush=True)
+    say({"stage": args.task, "step": 1, "steps": 1})
     return 0
 
 
@@ -41,7 +42,7 @@ def count(folder: Path, rank: int, steps: int) -> int:
     file = folder / "break"
     how, _, value = (file.read_text() if file.exists() else "").partition(" ")
     if how == "code":
-        print("error: the recipe is not to our liking", file=sys.stderr)
+        sys.stderr.write("error: the recipe is not to our liking\n")
         return int(value)
     # A child in a session of its own, as torch's launcher starts them; nothing of ours ends it.
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
@@ -59,10 +60,15 @@ def count(folder: Path, rank: int, steps: int) -> int:
             partial = state.with_suffix(".partial")
             partial.write_text(str(step))
             partial.rename(state)
-            print(json.dumps({"stage": "vae", "step": step, "steps": steps, "loss": 1 / step}), flush=True)
+            say({"stage": "vae", "step": step, "steps": steps, "loss": 1 / step})
             if how == "signal" and step == int(value):
                 os.kill(os.getpid(), signal.SIGKILL)
     return 0
+
+
+def say(figures: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(figures) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

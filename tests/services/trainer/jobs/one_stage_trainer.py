@@ -1,4 +1,4 @@
-"""`python -m services.trainer` of a recipe that is over after its first trained stage: for tests that compare weights."""
+"""`python -m services.trainer` of a recipe that ends with its first trained stage: for tests that compare weights."""
 
 import argparse
 import sys
