@@ -9,6 +9,7 @@ from typing import Any, Final
 import kombu.exceptions
 import redis
 from celery import signals
+from celery.result import denied_join_result
 
 from services.trainer.app import app
 from services.trainer.jobs.patrol import Patrol
@@ -25,15 +26,21 @@ AWAY: Final = (kombu.exceptions.OperationalError, redis.RedisError, OSError)
 def enqueue(job: Job) -> None:
     """The job's launch, one message for each node. One that cannot be sent is made up for by a patrol."""
     try:
-        for node in range(job.width):
-            app.send_task(
-                f"triptych.{job.task}",
-                args=[job.id, node, job.launch],
-                task_id=f"{job.id}-{job.task}-{job.launch}" + (f"-{node}" if node else ""),
-                queue=job.nodes[node].queue,
-            )
+        # No results are waited for, so none are subscribed to: that connection would not outlive a restart of Redis.
+        with denied_join_result():
+            _send(job)
     except AWAY:
         LOG.warning("job %s: launch %d could not be queued yet", job.id, job.launch, exc_info=True)
+
+
+def _send(job: Job) -> None:
+    for node in range(job.width):
+        app.send_task(
+            f"triptych.{job.task}",
+            args=[job.id, node, job.launch],
+            task_id=f"{job.id}-{job.task}-{job.launch}" + (f"-{node}" if node else ""),
+            queue=job.nodes[node].queue,
+        )
 
 
 def run(self: Any, job_id: str, node: int, launch: int) -> str:

@@ -49,7 +49,9 @@ class Bench:
 
     def launch(self, name: str, *queues: str, **changed: Any) -> str:
         """What `submit` does, without the cost of a process."""
-        configure(self.broker, JobSettings())
+        app = configure(self.broker, JobSettings())
+        app.close()
+        app.amqp._producer_pool = None  # of an earlier bench: a process has one broker, save this one
         job = submit_recipe(self.store, self.recipe(name, **changed), ())
         nodes = tuple(Node(queue=queue) for queue in queues) or job.nodes
         enqueue(self.store.change(job.id, lambda job: job.model_copy(update={"nodes": nodes}).launched(time.time())))

@@ -135,6 +135,24 @@ def test_a_worker_that_is_stopped_hands_its_job_back(bench: Bench) -> None:
     assert not bench.doubled("handed")
 
 
+def test_who_loses_the_lease_stops_at_once(bench: Bench) -> None:
+    job_id = bench.launch("robbed", **steps(40))
+    bench.wait_for_step(job_id, 3)
+    bench.store.redis.set(f"triptych:job:{job_id}:lease:0", "2 a thief")
+    bench.wait(lambda: not bench.left(job_id), timeout_s=5)
+    assert bench.counted("robbed") < 40
+    bench.store.redis.delete(f"triptych:job:{job_id}:lease:0")
+    assert "no sign of life" not in bench.wait_for(job_id, "done").error
+    assert bench.calls("robbed") == ["prepare", "train", *TASKS[1:]]
+
+
+def test_a_message_that_the_broker_loses_is_sent_again(bench: Bench) -> None:
+    job_id = bench.launch("unheard", "a queue without workers")
+    bench.store.redis.delete("a queue without workers")
+    bench.wait(lambda: bench.store.redis.llen("a queue without workers"))
+    assert bench.store.get(job_id).launch == 2
+
+
 def test_recipes_are_checked_before_anything_is_queued(bench: Bench, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.toml"
     wrong.write_text("name = 'x'")

@@ -61,3 +61,16 @@ def wait_for_state(bench: Bench, name: str) -> None:
     """Until the training has saved its first step."""
     folder: Path = bench.runs / name / one_stage_trainer.STAGE
     bench.wait(lambda: any(folder.glob("state*")))
+
+
+def test_a_stage_that_something_killed_is_told_from_one_that_failed(bench: Bench) -> None:
+    """By the exit code: only the first is worth another try."""
+    recipe = bench.recipe("shot", **STEPS)
+    command = [sys.executable, "-m", "services.trainer", str(recipe), "--task", "train", "--json"]
+    trainer = subprocess.Popen(command, cwd=ROOT, env=bench.environment, stderr=subprocess.PIPE, text=True)
+    children = Path(f"/proc/{trainer.pid}/task/{trainer.pid}/children")
+    bench.wait(lambda: children.read_text().split())
+    os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+    _, errors = trainer.communicate(timeout=60)
+    assert trainer.returncode == 3
+    assert "was ended by SIGKILL" in errors
