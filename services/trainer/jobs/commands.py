@@ -15,7 +15,7 @@ import typer
 
 from services.trainer.app import DEFAULT_QUEUE, configure
 from services.trainer.jobs.broker import Broker
-from services.trainer.jobs.local import start_worker, stop_workers
+from services.trainer.jobs.local import serving, start_worker, stop_workers
 from services.trainer.jobs.record import Job
 from services.trainer.jobs.settings import JobSettings
 from services.trainer.jobs.store import JobStore
@@ -201,10 +201,11 @@ def _store(broker: Broker) -> JobStore:
 def _launch(store: JobStore, broker: Broker, job: Job, *, is_launched: bool = False) -> None:
     """Into the queues, and on one machine of our own, a worker where there is none."""
     enqueue(job if is_launched else store.change(job.id, lambda job: job.launched(time.time())))
-    if broker.embedded is None:
-        return
     for node in job.nodes:
-        if started := start_worker(store, broker.embedded, node.queue):
+        if broker.embedded is None:
+            if serving(store, node.queue) is None:
+                typer.echo(f"no worker yet: triptych train worker --queue {node.queue}", err=True)
+        elif started := start_worker(store, broker.embedded, node.queue):
             where = f"pid {started.pid}, log {broker.embedded.folder / 'worker.log'}"
             typer.echo(f"started a worker ({where}); `triptych train stop` ends it", err=True)
 

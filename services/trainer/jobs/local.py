@@ -24,7 +24,7 @@ def start_worker(store: JobStore, embedded: EmbeddedRedis, queue: str) -> LiveWo
     Raises Unavailable with the end of its log when it does not come up.
     """
     with embedded.locked("worker.lock"):
-        if _serving(store, queue):
+        if serving(store, queue):
             return None
         log = embedded.folder / "worker.log"
         runs = embedded.folder.parent
@@ -34,13 +34,22 @@ def start_worker(store: JobStore, embedded: EmbeddedRedis, queue: str) -> LiveWo
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
         deadline_s = time.monotonic() + START_TIMEOUT_S
-        while not (found := _serving(store, queue)):
+        while not (found := serving(store, queue)):
             if process.poll() is not None or time.monotonic() > deadline_s:
                 process.kill()
                 tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
                 raise Unavailable(f"the worker did not start (log: {log})\n{tail}")
             time.sleep(POLL_S)
         return found
+
+
+def serving(store: JobStore, queue: str) -> LiveWorker | None:
+    """A worker that was killed is announced for some seconds more: on this machine, we can look."""
+    for worker in store.workers():
+        is_here = worker.host == socket.gethostname()
+        if queue in worker.queues and not worker.stopping and (_is_worker(worker.pid) if is_here else True):
+            return worker
+    return None
 
 
 def stop_workers(store: JobStore) -> list[LiveWorker]:
@@ -56,15 +65,6 @@ def stop_workers(store: JobStore) -> list[LiveWorker]:
             os.kill(worker.pid, signal.SIGKILL)
         store.forget(worker.name)
     return workers
-
-
-def _serving(store: JobStore, queue: str) -> LiveWorker | None:
-    """A worker that was killed is announced for some seconds more: on this machine, we can look."""
-    for worker in store.workers():
-        is_here = worker.host == socket.gethostname()
-        if queue in worker.queues and not worker.stopping and (_is_worker(worker.pid) if is_here else True):
-            return worker
-    return None
 
 
 def _is_worker(pid: int) -> bool:

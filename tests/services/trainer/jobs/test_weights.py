@@ -15,7 +15,7 @@ from tests.services.trainer.jobs import one_stage_trainer
 from tests.services.trainer.jobs.bench import ROOT, Bench
 
 TRAINER = f"{sys.executable} {one_stage_trainer.__file__}"
-STEPS = {"vae": {"steps": 40, "save_every": 1}}
+STEPS = {"vae": {"steps": 20, "save_every": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def wait_for_state(bench: Bench, name: str) -> None:
 def test_a_stage_that_something_killed_is_told_from_one_that_failed(bench: Bench) -> None:
     """By the exit code: only the first is worth another try."""
     recipe = bench.recipe("shot", **STEPS)
-    command = [sys.executable, "-m", "services.trainer", str(recipe), "--task", "train", "--json"]
+    command = [sys.executable, "-m", "services.trainer", str(recipe), "--json"]
     trainer = subprocess.Popen(command, cwd=ROOT, env=bench.environment, stderr=subprocess.PIPE, text=True)
     children = Path(f"/proc/{trainer.pid}/task/{trainer.pid}/children")
     bench.wait(lambda: children.read_text().split())
