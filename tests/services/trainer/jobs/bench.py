@@ -14,6 +14,7 @@ import redis
 
 from services.trainer.app import configure
 from services.trainer.jobs.broker import Broker
+from services.trainer.jobs.local import stop_workers
 from services.trainer.jobs.processes import mark, marked
 from services.trainer.jobs.record import Job, Node
 from services.trainer.jobs.settings import JobSettings
@@ -120,13 +121,13 @@ class Bench:
         return "\n".join(f"--- {file}\n{file.read_text(errors='replace')[-6000:]}" for file in files)
 
     def close(self) -> None:
-        for process in self._workers:
-            process.terminate()
-        for process in self._workers:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
+        try:
+            self.broker.ready()
+            stop_workers(self.store)  # also those that a command has started
+        finally:
+            for process in self._workers:
                 process.kill()
-        assert self.broker.embedded is not None
-        self.broker.embedded.stop()
-        shutil.rmtree(self.folder)
+                process.wait()
+            assert self.broker.embedded is not None
+            self.broker.embedded.stop()
+            shutil.rmtree(self.folder)
