@@ -17,6 +17,7 @@ from triptych.export_command import export
 from triptych.imports import import_app
 from triptych.replies import Drawing, Preview
 from triptych.requests import ImageSource, Params, Task
+from triptych.train_command import SETTINGS, train
 
 EXIT_SERVER_ERROR: Final = 1
 EXIT_BAD_INPUT: Final = 2
@@ -227,6 +228,7 @@ def _reported() -> Iterator[None]:
 
 
 app.command()(_reported()(export))
+app.command(context_settings=SETTINGS)(_reported()(train))
 
 
 def _exit_code(error: TriptychError) -> int:

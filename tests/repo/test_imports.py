@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "diffusers", "accelerate")
 LIGHT = (
     *("triptych", "triptych.client", "triptych.cli", "triptych.serving.server", "services.orchestrator.__main__"),
-    "services.trainer.prepare",  # its workers are many
+    *("services.trainer.prepare", "services.trainer.__main__"),  # its workers are many; it only starts others
+    *("services.trainer.tasks", "services.trainer.jobs.commands"),  # Celery forks, which CUDA does not survive
 )
 BASE_ONLY = ("triptych.client", "triptych.cli", "triptych.card", "triptych.tensors", "triptych.status")
 # grpc itself loads grpc_health and grpc_reflection where they are installed, so those say nothing.

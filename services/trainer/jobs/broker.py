@@ -1,0 +1,73 @@
+"""Where jobs and messages are kept: a Redis given by its URL, or one of our own on this machine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from services.trainer.jobs.embedded import EmbeddedRedis
+from triptych.errors import InvalidArgument, Unavailable
+
+SCHEMES: Final = ("redis", "rediss", "unix")
+CONNECT_TIMEOUT_S: Final = 2.0
+ANSWER_TIMEOUT_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Broker:
+    """`url` as redis-py spells it: redis://, rediss:// or unix://. `embedded` is the server that is ours to keep up."""
+
+    url: str
+    embedded: EmbeddedRedis | None = None
+
+    @classmethod
+    def at(cls, url: str) -> "Broker":
+        """Raises InvalidArgument for what is no Redis."""
+        if urlsplit(url).scheme not in SCHEMES:
+            raise InvalidArgument(f"broker {_shown(url)}: must begin with one of redis://, rediss://, unix://")
+        return cls(url)
+
+    @classmethod
+    def in_folder(cls, runs: Path) -> "Broker":
+        """One of our own, in `runs/broker`; nothing is started yet."""
+        embedded = EmbeddedRedis(runs.absolute() / "broker")
+        return cls("", embedded)
+
+    def ready(self) -> "Broker":
+        """One that answers: ours is started where it does not run. Raises Unavailable within seconds."""
+        broker = Broker(f"unix://{self.embedded.start()}", self.embedded) if self.embedded else self
+        try:
+            broker.client().ping()
+        except (redis.RedisError, OSError) as error:
+            raise Unavailable(f"broker {_shown(broker.url)} cannot be reached: {error}") from error
+        return broker
+
+    def client(self) -> "redis.Redis":
+        """Text in, text out; gives up soon, for the callers know better when to try again."""
+        retry = Retry(NoBackoff(), 1)  # a connection from before a restart of the server is dead once
+        return redis.Redis.from_url(
+            self.url,
+            decode_responses=True,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=ANSWER_TIMEOUT_S,
+            retry=retry,
+        )
+
+    @property
+    def celery_url(self) -> str:
+        """As Celery spells it."""
+        return self.url.replace("unix://", "redis+socket://", 1)
+
+    @property
+    def shown(self) -> str:
+        """For messages: without a password."""
+        return str(self.embedded.folder) if self.embedded else _shown(self.url)
+
+
+def _shown(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
