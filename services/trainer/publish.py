@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -42,6 +41,6 @@ def publish(recipe: Recipe, folder: Path, digest: str, report: Callable[[dict[st
             max_tokens=config.max_tokens,
         ),
     )
-    results = evaluate_checkpoint(recipe.out, config.num_eval_scenes, report)
-    counts = {name: asdict(share) for name, share in results.items()}
-    write_done(folder, digest, counts, time.monotonic() - start)
+    evaluation = evaluate_checkpoint(recipe.out, num_scenes=config.num_eval_scenes, report=report)
+    evaluation.write(folder)
+    write_done(folder, digest, evaluation.counts(), time.monotonic() - start)
