@@ -8,7 +8,7 @@ from typing import Any
 
 from services.trainer.data.files import write_atomic, write_json
 from services.trainer.evaluators.base import Settings
-from services.trainer.evaluators.figures import Figure, Share
+from services.trainer.evaluators.figures import Figure
 from services.trainer.evaluators.page import render_page
 from services.trainer.evaluators.panel import Result
 from triptych import __version__
@@ -30,13 +30,6 @@ class Evaluation:
     def figures(self) -> dict[str, Figure]:
         """All of them by name, in order."""
         return {name: figure for result in self.results.values() for name, figure in result.figures.items()}
-
-    def counts(self) -> dict[str, Any]:
-        """As `done.json` holds them: shares by their counts, means by their value."""
-        return {
-            name: {"right": f.right, "of": f.of} if isinstance(f, Share) else {"mean": f.value, "of": f.of}
-            for name, f in self.figures.items()
-        }
 
     def to_dict(self) -> dict[str, Any]:
         evaluators = {
