@@ -31,6 +31,7 @@ def evaluate_checkpoint(
     num_scenes: int = 300,
     num_records: int = 0,
     seed: int = 0,
+    auto_every: int = 3,
     plain_questions: bool = False,
     dino: Path | None = None,
     data: tuple[tuple[str, Path], ...] = (),
@@ -42,6 +43,8 @@ def evaluate_checkpoint(
 
     Raises InvalidArgument for what is asked, CheckpointError for a checkpoint that is not whole.
     """
+    if not checkpoint.is_dir():
+        raise InvalidArgument(f"there is no checkpoint {checkpoint}")
     from services.trainer.evaluation import Evaluation, about
     from services.trainer.evaluators.base import Settings
     from services.trainer.evaluators.panel import Job, evaluate
@@ -51,6 +54,7 @@ def evaluate_checkpoint(
         num_scenes=num_scenes,
         num_records=num_records,
         seed=seed,
+        auto_every=auto_every,
         plain_questions=plain_questions,
         dino=dino,
         num_inference_steps=steps,
@@ -62,8 +66,6 @@ def evaluate_checkpoint(
 
 def _defaults(checkpoint: Path) -> tuple[int, float]:
     """Steps and guidance as callers get them who ask for none."""
-    if not checkpoint.is_dir():
-        raise InvalidArgument(f"there is no checkpoint {checkpoint}")
     if not (checkpoint / "decoder").exists():
         return 1, 1.0  # nothing is drawn
     card = read_card(checkpoint / "decoder")

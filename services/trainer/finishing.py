@@ -25,10 +25,14 @@ Figures = dict[str, object]
 
 def assemble(recipe: Recipe, folder: Path, report: Report) -> Figures:
     """The trained parts as a checkpoint in `folder/out`: cards, probes, digests."""
-    trained = recipe.folder / "multimodal" / "out"
-    config, identity = recipe.checkpoint, digest(recipe, "checkpoint")
+    return write_trained(recipe, recipe.folder / "multimodal" / "out", folder / "out", digest(recipe, "checkpoint"))
+
+
+def write_trained(recipe: Recipe, trained: Path, out: Path, identity: str) -> Figures:
+    """What a multimodal stage left in `trained` as a checkpoint; returns the digests of its components."""
+    config = recipe.checkpoint
     cards = write_checkpoint(
-        folder / "out",
+        out,
         EncoderStage.load(trained / "encoder"),
         LlmStage.load(trained / "llm", PromptTemplate(**recipe.template.model_dump())),
         DecoderStage.load(trained / "decoder"),

@@ -29,6 +29,7 @@ class Settings:
     num_inference_steps: int
     guidance_scale: float
     max_tokens: int = 64
+    auto_every: int = 3  # every such request on Blocks leaves the task to the model; 1: all do, 0: none
     plain_questions: bool = False  # without LLaVA's words on how to answer
     dino: Path | None = None  # a folder of DINO or DINOv2, as transformers writes it
 
@@ -37,6 +38,8 @@ class Settings:
             raise InvalidArgument(f"num_scenes is {self.num_scenes}, must be at least 1")
         if self.num_records < 0:
             raise InvalidArgument(f"num_records is {self.num_records}, must be at least 0")
+        if self.auto_every < 0:
+            raise InvalidArgument(f"auto_every is {self.auto_every}, must be at least 0")
         if not 0 <= self.seed <= MAX_SEED:
             raise InvalidArgument(f"seed is {self.seed}, must be in 0..{MAX_SEED}")
         if self.dino is not None and not (self.dino / "config.json").is_file():

@@ -14,7 +14,6 @@ from services.trainer.evaluators.base import Evaluator, Outcome
 from triptych.models.unified import Reply, UnifiedModel
 from triptych.prompts import Task
 
-AUTO_EVERY = 3  # every third request leaves the task to the model
 SIZE = (PICTURE_SIZE, PICTURE_SIZE)
 NOTHING = "(no picture)"
 
@@ -34,10 +33,10 @@ class BlocksEvaluator(Evaluator):
     @abstractmethod
     def judge_scene(self, model: UnifiedModel, number: int) -> Outcome: ...
 
-
-def task_of(number: int, named: Task) -> Task:
-    """The task a request names, which may be none."""
-    return "auto" if number % AUTO_EVERY == 0 else named
+    def task_of(self, number: int, named: Task) -> Task:
+        """The task a request names, which may be none."""
+        every = self.settings.auto_every
+        return "auto" if every and number % every == 0 else named
 
 
 def drawn(reply: Reply, wanted: Scene) -> tuple[NDArray[np.uint8] | None, Verdict | None]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 from services.trainer.data.blocks.conversations import draw_turn
 from services.trainer.data.blocks.render import render
 from services.trainer.evaluators.base import Example, Outcome, png
-from services.trainer.evaluators.blocks import NOTHING, BlocksEvaluator, drawn, task_of
+from services.trainer.evaluators.blocks import NOTHING, BlocksEvaluator, drawn
 from triptych.models.unified import UnifiedModel
 
 
@@ -19,7 +19,7 @@ class BlocksDrawings(BlocksEvaluator):
     def judge_scene(self, model: UnifiedModel, number: int) -> Outcome:
         turn = draw_turn(random.Random(f"evaluate/draw/{number}"), "held_out")
         assert turn.result is not None
-        task = task_of(number, "generate")
+        task = self.task_of(number, "generate")
         picture, verdict = drawn(self.respond(model, task, (turn.text,), [], number), turn.result)
         num_right = verdict.num_right if verdict else 0
         exact = verdict is not None and verdict.exact

@@ -8,7 +8,7 @@ from PIL import Image
 from services.trainer.data.blocks.conversations import edit_turn
 from services.trainer.data.blocks.render import render
 from services.trainer.evaluators.base import Example, Outcome, png
-from services.trainer.evaluators.blocks import NOTHING, BlocksEvaluator, drawn, task_of
+from services.trainer.evaluators.blocks import NOTHING, BlocksEvaluator, drawn
 from triptych.models.unified import UnifiedModel
 from triptych.prompts import Picture
 
@@ -24,7 +24,7 @@ class BlocksEdits(BlocksEvaluator):
         assert turn.picture is not None
         assert turn.result is not None
         before = Image.fromarray(render(turn.picture, number))
-        task = task_of(number, "edit")
+        task = self.task_of(number, "edit")
         picture, verdict = drawn(self.respond(model, task, (Picture(0), turn.text), [before], number), turn.result)
         exact = verdict is not None and verdict.exact
         sizes_right = verdict is not None and verdict.exact and verdict.size_right == verdict.num_blocks

@@ -9,7 +9,7 @@ from services.trainer.data.blocks.questions import ask
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import sample_scene
 from services.trainer.evaluators.base import Example, Outcome, png
-from services.trainer.evaluators.blocks import BlocksEvaluator, task_of
+from services.trainer.evaluators.blocks import BlocksEvaluator
 from triptych.models.unified import UnifiedModel
 from triptych.prompts import Picture
 
@@ -25,7 +25,7 @@ class BlocksQuestions(BlocksEvaluator):
         scene = sample_scene(rng, "held_out")
         question = ask(scene, rng)
         picture = Image.fromarray(render(scene, number))
-        task = task_of(number, "understand")
+        task = self.task_of(number, "understand")
         reply = self.respond(model, task, (Picture(0), question.text), [picture], number)
         right = reply.text == question.answer and not reply.pictures
         scores = [("questions", right), (f"questions: {question.kind}", right)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.trainer.evaluate import main
 from tests.tiny import write_tiny_checkpoint
 from triptych.card import read_card
 from triptych.errors import FailedPrecondition
@@ -41,23 +42,30 @@ def test_the_report(tmp_path: Path) -> None:
     assert "http" not in text  # it needs nothing beside it
 
 
+def test_bad_input_through_the_command(tmp_path: Path) -> None:
+    done = run(str(tmp_path / "nothing"), "-o", str(tmp_path / "report"))
+    assert (done.returncode, done.stderr) == (2, f"error: there is no checkpoint {tmp_path / 'nothing'}\n")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "there is no checkpoint"),
         (["--evaluators", "taste"], "unknown evaluator 'taste', known: blocks-drawings"),
         (["--evaluators", "vqa"], "evaluator vqa needs its data set: --data vqa=FOLDER"),
         (["--data", "vqa=nowhere"], "--data vqa=nowhere is no folder"),
         (["--data", "vqa"], "--data vqa must be NAME=FOLDER"),
         (["--num-scenes", "0"], "num_scenes is 0"),
+        (["--dino", "nowhere"], "nowhere holds no config.json"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_2(args: list[str], message: str, tmp_path: Path) -> None:
-    checkpoint = ROOT / "checkpoints" / "genllava-tiny" if args else tmp_path / "nothing"
-    done = run(str(checkpoint), "-o", str(tmp_path / "report"), *args)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_bad_input_is_one_line_and_exit_2(
+    args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = ROOT / "checkpoints" / "genllava-tiny"
+    assert main([str(checkpoint), "-o", str(tmp_path / "report"), *args]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
     assert not (tmp_path / "report").exists()
 
 
