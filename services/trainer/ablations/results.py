@@ -15,7 +15,12 @@ COLUMNS = {
     "drawn blocks (shape, colour and cell)": "drawn blocks",
     "drawn scenes (every block, none extra)": "drawn scenes",
     "edits (every block, none extra)": "edits",
+    "answer_loss": "answer loss",
+    "draw_loss": "drawing loss",
+    "edit_loss": "edit loss",
 }
+ANSWERS = ("questions", "answer loss")  # what rows without pictures to draw have
+LOSSES = {"answer loss", "drawing loss", "edit loss"}  # lower is better
 ABSENT = "-"
 
 
@@ -65,22 +70,26 @@ class Results:
         return "\n".join(lines) + "\n"
 
     def _plot(self, path: Path) -> None:
-        """A panel for each column: bars are means, dots the seeds."""
+        """A panel for each column: bars are means of shares, strokes those of losses, dots the seeds."""
         import matplotlib
 
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
         rows = list(self.values)
-        size = (3.2 * len(COLUMNS), 1.2 + 0.45 * len(rows))
+        size = (2.4 * len(COLUMNS), 1.2 + 0.45 * len(rows))
         figure, axes = pyplot.subplots(1, len(COLUMNS), figsize=size, sharey=True)
         for axis, column in zip(axes, COLUMNS.values(), strict=True):
             for height, row in enumerate(rows):
                 found = self.values[row].get(column, [])
-                axis.barh(height, fmean(found) if found else 0, height=0.6, color="#9db8dc")
+                if found and column in LOSSES:  # whose differences are small: no bar from 0
+                    axis.plot([fmean(found)] * 2, [height - 0.3, height + 0.3], color="#9db8dc", linewidth=4)
+                elif found:
+                    axis.barh(height, fmean(found), height=0.6, color="#9db8dc")
                 axis.plot(found, [height] * len(found), "o", color="#1d3f6e", markersize=4)
             axis.set_title(column)
-            axis.set_xlim(0, 1)
+            if column not in LOSSES:
+                axis.set_xlim(0, 1)
             axis.grid(axis="x", alpha=0.3)
         axes[0].set_yticks(range(len(rows)), rows)
         axes[0].invert_yaxis()

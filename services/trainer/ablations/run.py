@@ -74,7 +74,7 @@ class Run:
         for number, recipe in enumerate(self.recipes()):
             self._train(number, recipe, report)
         self._checkpoint(len(self.row.phases) - 1)
-        figures = self._evaluate(report)
+        figures = {**self._evaluate(report), **self._losses()}
         self._tidy()
         write_done(self.folder, self.digest, figures, time.monotonic() - start)
 
@@ -109,6 +109,12 @@ class Run:
         )
         evaluation.write(self.folder)
         return {name: figure.to_dict() for name, figure in evaluation.figures.items()}
+
+    def _losses(self) -> dict[str, Any]:
+        """Held-out losses of the last phase; those of pictures only where the head was trained."""
+        last = json.loads((self._phase(len(self.row.phases) - 1) / FILE).read_text())["evaluation"]
+        wanted = last if self.table.draws(self.row) else {"answer_loss"}
+        return {name: {"value": last[name]} for name in wanted}
 
     def _tidy(self) -> None:
         """What is only needed to go on takes ten times the checkpoint's room."""

@@ -12,7 +12,7 @@ import torch
 
 from services.trainer.ablations.__main__ import main
 from services.trainer.ablations.phase import PREVIOUS, PhaseObjective
-from services.trainer.ablations.results import COLUMNS, Results
+from services.trainer.ablations.results import ANSWERS, COLUMNS, Results
 from services.trainer.ablations.run import Run
 from services.trainer.ablations.table import Table
 from services.trainer.config import Recipe
@@ -77,7 +77,7 @@ def test_every_row_lands_in_the_table(name: str, folder: Path) -> None:
         assert facts["template"]["num_img_tokens"] == run.row.template.get("num_img_tokens", 16)
     results = Results.of(table, runs)
     for row in table.rows:
-        assert set(results.values[row.name]) == (set(COLUMNS.values()) if table.draws(row) else {"questions"})
+        assert set(results.values[row.name]) == (set(COLUMNS.values()) if table.draws(row) else set(ANSWERS))
     lines = results.to_markdown().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == [row.name for row in table.rows]
 
