@@ -13,6 +13,7 @@ from triptych.chat import Chat
 from triptych.client import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Client
 from triptych.console import Printer, note, print_components
 from triptych.errors import CheckpointError, InvalidArgument, TriptychError, Unavailable
+from triptych.evaluate_command import evaluate
 from triptych.export_command import export
 from triptych.imports import import_app
 from triptych.replies import Drawing, Preview
@@ -229,6 +230,7 @@ def _reported() -> Iterator[None]:
 
 app.command()(_reported()(export))
 app.command(context_settings=SETTINGS)(_reported()(train))
+app.command()(_reported()(evaluate))
 
 
 def _exit_code(error: TriptychError) -> int:

@@ -1,163 +1,165 @@
-"""Held-out figures of a checkpoint on Blocks: `python -m services.trainer.evaluate CHECKPOINT [--json FILE]`.
+"""`python -m services.trainer.evaluate CHECKPOINT -o REPORT_DIR`: how good a checkpoint is.
 
-Every scene holds a shape-colour-cell combination that training never saw. Answers must equal the right one, drawings
-and edits are judged by the scene reader; the model runs as it is served, greedily and token by token.
+Without data sets it is asked about the Blocks world, whose scenes each hold a shape-colour-cell combination that
+training never saw. REPORT_DIR gets evaluation.json and evaluation.html.
 """
 
 import argparse
-import json
-import math
-import random
+import os
+import signal
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
 
-from services.trainer.data.blocks.conversations import draw_turn, edit_turn
-from services.trainer.data.blocks.questions import ask
-from services.trainer.data.blocks.reader import judge
-from services.trainer.data.blocks.render import render
-from services.trainer.data.blocks.world import Scene, sample_scene
+from services.trainer.evaluators import BLOCKS, EVALUATORS
 from triptych.card import read_card
-from triptych.errors import TriptychError
-from triptych.models.unified import Reply, UnifiedModel
-from triptych.prompts import Message, Picture, Task
+from triptych.errors import CheckpointError, InvalidArgument, TriptychError
 
-AUTO_EVERY = 3  # every third request leaves the task to the model
-
-
-@dataclass(frozen=True)
-class Share:
-    """How many of how many, with Wilson's 95 % interval."""
-
-    right: int
-    of: int
-
-    @property
-    def value(self) -> float:
-        return self.right / self.of if self.of else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        z2, n = 1.96**2, self.of
-        middle = (self.value + z2 / (2 * n)) / (1 + z2 / n)
-        half = 1.96 * math.sqrt(self.value * (1 - self.value) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-        return middle - half, middle + half
-
-
-Figures = Iterator[tuple[str, bool]]
-
-
-class Evaluator:
-    """Asks a model about the held-out world; every method yields (figure, right or not)."""
-
-    def __init__(self, model: UnifiedModel, num_scenes: int, num_inference_steps: int, guidance_scale: float) -> None:
-        self.model, self.num_scenes = model, num_scenes
-        self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
-
-    def questions(self) -> Figures:
-        """Twice `num_scenes` questions of all kinds, one per picture: they are cheap."""
-        for index in range(2 * self.num_scenes):
-            rng = random.Random(f"evaluate/ask/{index}")
-            scene = sample_scene(rng, "held_out")
-            question = ask(scene, rng)
-            reply, auto = self._respond((Picture(0), question.text), "understand", scene, index)
-            right = reply.text == question.answer and not reply.pictures
-            yield "questions", right
-            yield f"questions: {question.kind}", right
-            if auto:
-                yield "questions: task left to the model", right
-
-    def drawings(self) -> Figures:
-        """`num_scenes` drawings from a text."""
-        for index in range(self.num_scenes):
-            turn = draw_turn(random.Random(f"evaluate/draw/{index}"), "held_out")
-            assert turn.result is not None
-            reply, auto = self._respond((turn.text,), "generate", None, index)
-            verdict = judge(reply.pictures[0], turn.result) if reply.pictures else None
-            for number in range(len(turn.result.blocks)):
-                yield "drawn blocks (shape, colour and cell)", verdict is not None and number < verdict.num_right
-            exact = verdict is not None and verdict.exact
-            yield "drawn scenes (every block, none extra)", exact
-            if auto:
-                yield "drawn scenes: task left to the model", exact
-
-    def edits(self) -> Figures:
-        """`num_scenes` edits of a picture."""
-        for index in range(self.num_scenes):
-            turn = edit_turn(random.Random(f"evaluate/edit/{index}"), "held_out")
-            assert turn.picture is not None
-            assert turn.result is not None
-            reply, auto = self._respond((Picture(0), turn.text), "edit", turn.picture, index)
-            verdict = judge(reply.pictures[0], turn.result) if reply.pictures else None
-            exact = verdict is not None and verdict.exact
-            yield "edits (every block, none extra)", exact
-            yield "edits: sizes right too", exact and verdict is not None and verdict.size_right == verdict.num_blocks
-            yield "edits: background kept", verdict is not None and verdict.background_right
-            if auto:
-                yield "edits: task left to the model", exact
-
-    def _respond(
-        self, contents: tuple[str | Picture, ...], task: Task, scene: Scene | None, index: int
-    ) -> tuple[Reply, bool]:
-        """The reply, and whether the task was left to the model."""
-        auto = index % AUTO_EVERY == 0
-        reply = self.model.respond(
-            [Message("user", contents)],
-            ["auto" if auto else task],
-            [Image.fromarray(render(scene, index))] if scene else [],
-            seed=index,
-            num_inference_steps=self.num_inference_steps,
-            guidance_scale=self.guidance_scale,
-        )
-        return reply, auto
+if TYPE_CHECKING:
+    from services.trainer.evaluation import Evaluation
 
 
 def evaluate_checkpoint(
-    checkpoint: Path, num_scenes: int, report: Callable[[dict[str, float]], None]
-) -> dict[str, Share]:
-    """All figures of a checkpoint, at its own default steps and guidance."""
-    facts = read_card(checkpoint / "decoder").facts
-    steps, guidance = facts["default_num_inference_steps"], facts["default_guidance_scale"]
-    evaluator = Evaluator(UnifiedModel.load(checkpoint), num_scenes, steps, guidance)
-    counts: dict[str, Share] = {}
-    for number, part in enumerate((evaluator.questions(), evaluator.drawings(), evaluator.edits()), start=1):
-        for name, right in part:
-            old = counts.get(name, Share(0, 0))
-            counts[name] = Share(old.right + right, old.of + 1)
-        report({"step": number, "steps": 3})
-    return counts
+    checkpoint: Path,
+    names: tuple[str, ...] = BLOCKS,
+    *,
+    num_scenes: int = 300,
+    num_records: int = 0,
+    seed: int = 0,
+    auto_every: int = 3,
+    plain_questions: bool = False,
+    dino: Path | None = None,
+    data: tuple[tuple[str, Path], ...] = (),
+    num_processes: int = 1,
+    num_threads: int = 0,
+    report: Callable[[dict[str, float]], None] = lambda figures: None,
+) -> "Evaluation":
+    """All figures of a checkpoint, at its own default steps and guidance.
+
+    Raises InvalidArgument for what is asked, CheckpointError for a checkpoint that is not whole.
+    """
+    if not checkpoint.is_dir():
+        raise InvalidArgument(f"there is no checkpoint {checkpoint}")
+    from services.trainer.evaluation import Evaluation, about
+    from services.trainer.evaluators.base import Settings
+    from services.trainer.evaluators.panel import Job, evaluate
+
+    steps, guidance = _defaults(checkpoint)
+    settings = Settings(
+        num_scenes=num_scenes,
+        num_records=num_records,
+        seed=seed,
+        auto_every=auto_every,
+        plain_questions=plain_questions,
+        dino=dino,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+    )
+    facts = about(checkpoint, settings, data)
+    return Evaluation(facts, evaluate(Job(checkpoint, names, settings, data, num_threads), num_processes, report))
 
 
-def to_markdown(shares: dict[str, Share]) -> str:
-    """A table, main figures first."""
-    rows = ["| figure | right | of | share | 95 % interval |", "|---|---|---|---|---|"]
-    for name in sorted(shares):
-        share, (low, high) = shares[name], shares[name].interval
-        rows.append(f"| {name} | {share.right} | {share.of} | {share.value:.3f} | {low:.3f} to {high:.3f} |")
-    return "\n".join(rows) + "\n"
+def _defaults(checkpoint: Path) -> tuple[int, float]:
+    """Steps and guidance as callers get them who ask for none."""
+    if not (checkpoint / "decoder").exists():
+        return 1, 1.0  # nothing is drawn
+    card = read_card(checkpoint / "decoder")
+    return card.fact("default_num_inference_steps", int), card.fact("default_guidance_scale", float)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m services.trainer.evaluate", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="the checkpoint folder")
-    parser.add_argument("--num-scenes", type=int, default=300, help="drawings and edits; questions are twice as many")
-    parser.add_argument("--json", type=Path, help="also write the counts to this file")
-    args = parser.parse_args(argv)
-    torch.use_deterministic_algorithms(True)
+    args = _parser().parse_args(argv)
+    console = Console(stderr=True)
     try:
-        shares = evaluate_checkpoint(args.checkpoint, args.num_scenes, lambda figures: None)
+        data = tuple(_data(text) for text in args.data)
+        names = tuple(args.evaluators.split(",")) if args.evaluators else (*BLOCKS, *(name for name, _ in data))
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("evaluating", total=None)
+            evaluation = evaluate_checkpoint(
+                args.checkpoint,
+                names,
+                num_scenes=args.num_scenes,
+                num_records=args.num_records,
+                seed=args.seed,
+                plain_questions=args.plain_questions,
+                dino=args.dino,
+                data=data,
+                num_processes=args.processes,
+                num_threads=_threads(args.processes),
+                report=lambda figures: progress.update(task, completed=figures["step"], total=figures["steps"]),
+            )
+        evaluation.write(args.output)
     except TriptychError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(to_markdown(shares), end="")
-    if args.json:
-        args.json.write_text(json.dumps({name: [s.right, s.of] for name, s in shares.items()}, indent=2) + "\n")
+        return 2 if isinstance(error, InvalidArgument | CheckpointError) else 1
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed: pip install 'triptych[trainer]'", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    _print(evaluation)
+    print(args.output / "evaluation.html")
     return 0
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="triptych evaluate", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="the checkpoint folder")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for evaluation.json and .html")
+    parser.add_argument(
+        "--evaluators", help=f"{', '.join(EVALUATORS)} (default: those on Blocks, and those that --data names)"
+    )
+    parser.add_argument("--data", action="append", default=[], metavar="NAME=FOLDER", help="an evaluator's data set")
+    parser.add_argument("--num-scenes", type=int, default=300, help="Blocks scenes; questions are twice as many")
+    parser.add_argument("--num-records", type=int, default=0, help="of each data set, the first ones (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="other scenes, other noise")
+    parser.add_argument(
+        "--plain-questions", action="store_true", help="ask data sets' questions without LLaVA's words on how to answer"
+    )
+    parser.add_argument("--dino", type=Path, help="for edit-similarity: folder of DINO, as transformers writes it")
+    parser.add_argument(
+        "--processes", type=_processes, default="0", help="to spread the work over (default: one each core)"
+    )
+    return parser
+
+
+def _processes(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value or os.cpu_count() or 1
+
+
+def _threads(num_processes: int) -> int:
+    """Of each process: its share of the cores, unless OMP_NUM_THREADS says otherwise, which torch itself reads."""
+    return 0 if "OMP_NUM_THREADS" in os.environ else max(1, (os.cpu_count() or 1) // num_processes)
+
+
+def _data(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not equals or not folder:
+        raise InvalidArgument(f"--data {text} must be NAME=FOLDER")
+    return name, Path(folder)
+
+
+def _print(evaluation: "Evaluation") -> None:
+    from services.trainer.evaluators.page import to_text
+
+    table = Table("figure", *(("right", "value", "95 % interval")))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for result in evaluation.results.values():
+        for name, figure in result.figures.items():
+            table.add_row(name, *to_text(figure))
+        table.add_section()
+    Console().print(table)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
     sys.exit(main())

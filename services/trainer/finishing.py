@@ -1,9 +1,7 @@
 """The last stages of a recipe: what was trained becomes a checkpoint, is judged, exported, and put where it belongs."""
 
-import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -22,17 +20,20 @@ from triptych.models.llm_stage import LlmStage
 from triptych.prompts import PromptTemplate
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
-RESULTS_FILE = "results.json"
 Report = Callable[[dict[str, float]], None]
 Figures = dict[str, object]
 
 
 def assemble(recipe: Recipe, folder: Path, report: Report) -> Figures:
     """The trained parts as a checkpoint in `folder/out`: cards, probes, digests."""
-    trained = recipe.folder / "multimodal" / "out"
-    config, identity = recipe.checkpoint, digest(recipe, "checkpoint")
+    return write_trained(recipe, recipe.folder / "multimodal" / "out", folder / "out", digest(recipe, "checkpoint"))
+
+
+def write_trained(recipe: Recipe, trained: Path, out: Path, identity: str) -> Figures:
+    """What a multimodal stage left in `trained` as a checkpoint; returns the digests of its components."""
+    config = recipe.checkpoint
     cards = write_checkpoint(
-        folder / "out",
+        out,
         EncoderStage.load(trained / "encoder"),
         LlmStage.load(trained / "llm", PromptTemplate(**recipe.template.model_dump())),
         DecoderStage.load(trained / "decoder"),
@@ -51,13 +52,18 @@ def assemble(recipe: Recipe, folder: Path, report: Report) -> Figures:
 
 
 def evaluate(recipe: Recipe, folder: Path, report: Report) -> Figures:
-    """Held-out figures of the checkpoint into `folder/results.json`. Raises FailedPrecondition below the gate: then
+    """Held-out figures of the checkpoint, and the report, into `folder`. Raises FailedPrecondition below the gate: then
     nothing is published."""
-    shares = evaluate_checkpoint(_checkpoint(recipe), recipe.evaluate.num_scenes, report)
-    figures = {name: {**asdict(share), "value": share.value} for name, share in shares.items()}
-    (folder / RESULTS_FILE).write_text(json.dumps(figures, indent=2) + "\n")
-    check_gate("evaluate", recipe.evaluate.gate, {name: share.value for name, share in shares.items()})
-    return dict(figures)
+    evaluation = evaluate_checkpoint(
+        _checkpoint(recipe),
+        num_scenes=recipe.evaluate.num_scenes,
+        num_processes=torch.get_num_threads(),  # a process a core: many small steps gain nothing from threads
+        num_threads=1,
+        report=report,
+    )
+    evaluation.write(folder)
+    check_gate("evaluate", recipe.evaluate.gate, {name: figure.value for name, figure in evaluation.figures.items()})
+    return {name: figure.to_dict() for name, figure in evaluation.figures.items()}
 
 
 def export(recipe: AnyRecipe, folder: Path, report: Report) -> Figures:

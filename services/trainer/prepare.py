@@ -7,12 +7,9 @@ import argparse
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import active_children, connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from services.trainer.data.planning import plan_mix
 from services.trainer.data.reading import read_source
 from services.trainer.data.scanning import scan_piece
 from services.trainer.data.shards import write_index, write_shard
+from services.trainer.pool import worker_pool
 from triptych.errors import FailedPrecondition, TriptychError
 
 Step = Callable[..., None]
@@ -39,7 +37,7 @@ def prepare(mix: Mix, out: Path, num_workers: int, root: Path) -> MixFolder:
     """
     folder = MixFolder.begin(mix, out, root)
     names = [config.name for config in mix.sources]
-    with Progress(console=Console(stderr=True)) as progress, _pool(num_workers) as pool:
+    with Progress(console=Console(stderr=True)) as progress, worker_pool(num_workers) as pool:
         _run(progress, pool, "read", read_source, [(out, name) for name in names])
         pieces = [(out, name, piece) for name in names for piece in range(folder.num_pieces(name))]
         _run(progress, pool, "look at", scan_piece, pieces)
@@ -58,36 +56,6 @@ def _run(progress: Progress, pool: Executor, title: str, step: Step, arguments: 
             future.result()
     except BrokenProcessPool:
         raise FailedPrecondition("a worker was killed; go on by the same command, with fewer --workers") from None
-
-
-@contextmanager
-def _pool(num_workers: int) -> Iterator[Executor]:
-    # Spawned, not forked: threads of the libraries in this process would not survive a fork.
-    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _begin_worker)
-    try:
-        yield pool
-    except KeyboardInterrupt:
-        for worker in active_children():
-            worker.terminate()
-        raise
-    finally:
-        # The pool drops what waits by itself: futures cancelled from here would trip it when its workers are gone.
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    """Ctrl-C ends a worker at once and without a word, in the middle of a step: what it had not finished is not
-    there."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """However the parent ended."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def main(argv: list[str] | None = None) -> int:

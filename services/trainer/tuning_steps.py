@@ -6,7 +6,8 @@ from pathlib import Path
 
 from services.trainer.assembly import Assembly
 from services.trainer.data.mix import Mix
-from services.trainer.finishing import DTYPES, RESULTS_FILE, Figures, Report
+from services.trainer.evaluation import JSON_FILE
+from services.trainer.finishing import DTYPES, Figures, Report
 from services.trainer.gate import check_gate
 from services.trainer.stages import digest
 from services.trainer.tuning import TuningRecipe, TuningStage, base_digests
@@ -48,10 +49,10 @@ def assemble(recipe: TuningRecipe, folder: Path, report: Report) -> Figures:
 
 
 def evaluate(recipe: TuningRecipe, folder: Path, report: Report) -> Figures:
-    """The last stage's figures on the samples held out into `folder/results.json`. Raises FailedPrecondition below the
+    """The last stage's figures on the samples held out into `folder/evaluation.json`. Raises FailedPrecondition below the
     gate: then nothing is published."""
     figures: dict[str, float] = read_value(recipe.folder / recipe.names[-1] / "done.json", "evaluation")
-    (folder / RESULTS_FILE).write_text(json.dumps(figures, indent=2) + "\n")
+    (folder / JSON_FILE).write_text(json.dumps(figures, indent=2) + "\n")
     check_gate("evaluate", recipe.evaluate.gate, figures)
     return dict(figures)
 

@@ -1,11 +1,10 @@
 """The checkpoint that ships with the project: small, whole, proven, and about as good as docs/results.md says."""
 
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
-from services.trainer.evaluate import Evaluator
+from services.trainer.evaluate import evaluate_checkpoint
 from tests.integration.processes import ROOT, STAGES
 from triptych.card import read_card, verify_digest
 from triptych.models.embedder import encoder_probe
@@ -64,14 +63,8 @@ def test_probes(model: UnifiedModel) -> None:
         assert check_probes(card, CHECKPOINT / stage, probe) >= card.probes.cosine_min
 
 
-def test_quality(model: UnifiedModel) -> None:
+def test_quality() -> None:
     """On scenes that training never saw, at the steps and guidance that callers get by default."""
-    facts = read_card(CHECKPOINT / "decoder").facts
-    evaluator = Evaluator(model, NUM_SCENES, facts["default_num_inference_steps"], facts["default_guidance_scale"])
-    outcomes: dict[str, list[bool]] = defaultdict(list)
-    for part in (evaluator.questions(), evaluator.drawings(), evaluator.edits()):
-        for figure, is_right in part:
-            outcomes[figure].append(is_right)
-    shares = {figure: sum(found) / len(found) for figure, found in outcomes.items()}
-    assert len(outcomes["questions"]) == 2 * NUM_SCENES
-    assert {figure: shares[figure] for figure, floor in FLOORS.items() if shares[figure] < floor} == {}
+    figures = evaluate_checkpoint(CHECKPOINT, num_scenes=NUM_SCENES).figures
+    assert figures["questions"].of == 2 * NUM_SCENES
+    assert {name: figures[name].value for name, floor in FLOORS.items() if figures[name].value < floor} == {}

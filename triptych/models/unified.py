@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache
 
+from triptych.errors import FailedPrecondition
 from triptych.models.decoder_stage import DecoderStage
 from triptych.models.encoder_stage import EncoderStage
 from triptych.models.llm_stage import ImagePolicy, LlmStage
@@ -41,16 +42,17 @@ class Reply:
 class UnifiedModel:
     """Encoder, LLM and decoder stages called one after another, one request at a time, greedily."""
 
-    def __init__(self, encoder: EncoderStage, llm: LlmStage, decoder: DecoderStage) -> None:
+    def __init__(self, encoder: EncoderStage, llm: LlmStage, decoder: DecoderStage | None) -> None:
         self.encoder, self.llm, self.decoder = encoder, llm, decoder
 
     @classmethod
     def load(cls, checkpoint: Path) -> Self:
-        """A checkpoint folder: `encoder/ llm/ decoder/`."""
+        """A checkpoint folder: `encoder/ llm/ decoder/`, the last of which a model that only looks does not have."""
+        decoder = checkpoint / "decoder"
         return cls(
             EncoderStage.load(checkpoint / "encoder"),
             LlmStage.load(checkpoint / "llm"),
-            DecoderStage.load(checkpoint / "decoder"),
+            DecoderStage.load(decoder) if decoder.exists() else None,
         )
 
     @torch.no_grad()
@@ -65,18 +67,29 @@ class UnifiedModel:
         guidance_scale: float = 3.0,
         max_tokens: int = 64,
     ) -> Reply:
-        """Answers the last user message. `images[i]` is the conversation's Picture(i)."""
+        """Answers the last user message. `images[i]` is the conversation's Picture(i).
+
+        Raises FailedPrecondition when a picture is asked for that there is no decoder to draw.
+        """
+        policy = self._policy(tasks[-1])
         embeddings = [self.encoder(self.encoder.preprocess([image]))[0] for image in images]
         segments = self.llm.template.segments(list(messages), list(tasks))
         prompt = self.llm.embed(segments, embeddings)
-        reply, handed_over = generate(self.llm, prompt, POLICIES[tasks[-1]], max_tokens)
+        reply, handed_over = generate(self.llm, prompt, policy, max_tokens)
         for hidden in handed_over:
+            assert self.decoder is not None
             conditioning = self.decoder.condition(hidden.hidden_states, hidden.embeddings)
             denoising = self.decoder.start(conditioning, seed, num_inference_steps, guidance_scale)
             while not denoising.is_finished:
                 self.decoder.step([denoising])
             reply.pictures.append(self.decoder.picture(denoising))
         return reply
+
+    def _policy(self, task: Task) -> ImagePolicy:
+        policy = POLICIES[task]
+        if self.decoder is None and policy == "force":
+            raise FailedPrecondition("the checkpoint has no decoder: it cannot draw")
+        return policy if self.decoder else "forbid"
 
 
 def generate(

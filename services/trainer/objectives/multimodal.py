@@ -90,6 +90,8 @@ class MultimodalObjective(UnderstandingObjective):
     def losses(self, batches: list[Batch], step: int, rng: random.Random) -> tuple[Tensor, dict[str, Tensor]]:
         hiddens = [self.hidden(batch) for batch in batches]
         und, figures = self.understanding(batches, hiddens)
+        if not any(batch.targets for batch in batches):  # questions alone, by the recipe or by chance
+            return und, {**figures, "understanding": und}
         conditioning, targets = self._conditioning(batches, hiddens, rng)
         gen = self._denoising_loss(conditioning, targets, rng)
         loss = und + self.config.generation_weight * gen

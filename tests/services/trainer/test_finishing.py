@@ -1,12 +1,14 @@
-"""The last stages, on a checkpoint of random weights: exports, and what publishing does not overwrite."""
+"""The last stages, on a checkpoint of random weights: its figures, exports, and what publishing does not overwrite."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from services.trainer.config import Recipe
-from services.trainer.finishing import export, publish
+from services.trainer.finishing import evaluate, export, publish
 from tests.services.trainer.tiny_recipe import tiny_recipe
 from tests.tiny import write_tiny_checkpoint
 from triptych.card import read_card, verify_digest
@@ -22,6 +24,18 @@ def assembled(folder: Path, **changed: Any) -> Recipe:
 
 def ignore(figures: dict[str, float]) -> None:
     """A run nobody watches."""
+
+
+def test_the_report_is_written_and_the_gate_holds(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    recipe = assembled(tmp_path, evaluate={"num_scenes": 10, "gate": {"questions": 1.0}})
+    seen: list[dict[str, float]] = []
+    with pytest.raises(FailedPrecondition, match=r"evaluate missed its gate: questions 0\.0000 < 1\.0"):
+        evaluate(recipe, tmp_path, seen.append)
+    assert seen[-1] == {"step": 40, "steps": 40}
+    values = json.loads((tmp_path / "evaluation.json").read_text())
+    assert values["evaluators"]["blocks-questions"]["figures"]["questions"]["of"] == 20
+    assert "Drawings of Blocks" in (tmp_path / "evaluation.html").read_text()
 
 
 def test_exports_are_in_the_checkpoint(tmp_path: Path) -> None:

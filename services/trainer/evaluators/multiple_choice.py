@@ -1,0 +1,119 @@
+"""Multiple choice in MMBench's file: one `*.tsv` with questions, options and base64 pictures."""
+
+import base64
+import binascii
+import csv
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from services.trainer.evaluators.base import Evaluator, Example, Outcome, Settings, png
+from services.trainer.evaluators.published import one_file, open_picture
+from triptych.errors import InvalidArgument
+from triptych.models.unified import UnifiedModel
+from triptych.prompts import Picture
+
+LETTERS = "ABCDEFGH"
+COLUMNS = ("index", "question", "answer", "A", "B", "image")
+MAX_FIELD = 2**28  # a picture's base64 in one field
+MAX_REFERENCE = 20  # a shorter `image` is the index of the row that has the picture
+BY_LETTER = "\nAnswer with the option's letter from the given choices directly."  # LLaVA-1.5's words for it
+
+
+class MultipleChoice(Evaluator):
+    """MMBench (Liu et al. 2024): every question is asked with its options in every rotation, and is right only when
+    all of them are answered right (their CircularEval). Letters are read from the reply, no judge is asked."""
+
+    title = "Multiple choice"
+    bar: ClassVar[float | None] = 1.0
+
+    def __init__(self, settings: Settings, data: Path | None) -> None:
+        super().__init__(settings, data)
+        self.path = one_file(self.folder, "*.tsv")
+        rows = _read(self.path)
+        self.images = {row["index"]: row["image"] for row in rows}
+        self.rows = rows[: self.at_most(len(rows))]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def judge(self, model: UnifiedModel, index: int) -> Outcome:
+        row = self.rows[index]
+        options = [row[letter] for letter in LETTERS if row.get(letter)]
+        wanted = LETTERS.find(row["answer"].strip() or "?")
+        if not 0 <= wanted < len(options):
+            raise InvalidArgument(f"{self.path}: question {row['index']} has the answer {row['answer']!r}")
+        picture = self._picture(row)
+        said: list[str] = []
+        first = every = self._asked(model, row, options, wanted, picture, said)
+        for turn in range(1, len(options)):
+            turned = options[turn:] + options[:turn]
+            every = every and self._asked(model, row, turned, (wanted - turn) % len(options), picture, said)
+        scores = [("multiple choice, in every order", every), ("multiple choice, in the given order", first)]
+        if row.get("category"):
+            scores.append((f"multiple choice, in every order: {row['category']}", every))
+        parts = (
+            ("picture", png(picture)),
+            ("question", _text(row, options)),
+            ("answer", " | ".join(said)),
+            ("wanted", f"{LETTERS[wanted]}. {options[wanted]}"),
+        )
+        return Outcome(tuple(scores), Example(float(every), parts))
+
+    def _asked(
+        self,
+        model: UnifiedModel,
+        row: dict[str, str],
+        options: list[str],
+        wanted: int,
+        picture: Image.Image,
+        said: list[str],
+    ) -> bool:
+        text = _text(row, options) + BY_LETTER * (not self.settings.plain_questions)
+        reply = self.respond(model, "understand", (Picture(0), text), [picture]).text
+        said.append(reply)
+        return chosen(reply, options) == wanted
+
+    def _picture(self, row: dict[str, str]) -> Image.Image:
+        image = row["image"]
+        if len(image) <= MAX_REFERENCE:
+            image = self.images.get(image, "")
+        try:
+            return open_picture(base64.b64decode(image, validate=True), row["index"])
+        except binascii.Error as error:
+            raise InvalidArgument(f"{self.path}: picture of question {row['index']}: {error}") from None
+
+
+def chosen(reply: str, options: list[str]) -> int | None:
+    """The option that a reply means: a letter that stands first, alone or before a mark, or an option's own words."""
+    text = reply.strip()
+    if match := re.match(r"\(?([A-H])(?:[).:,]|\s*$)", text):
+        index = LETTERS.index(match[1])
+        return index if index < len(options) else None
+    same = [index for index, option in enumerate(options) if option.strip().lower() == text.lower().rstrip(".")]
+    return same[0] if len(same) == 1 else None
+
+
+def _text(row: dict[str, str], options: list[str]) -> str:
+    listed = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
+    return "\n".join([*([row["hint"]] if row.get("hint") else []), row["question"], *listed])
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Raises InvalidArgument naming what the file lacks."""
+    before = csv.field_size_limit(MAX_FIELD)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t", restval="")
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidArgument(f"{path}: {error}") from error
+    finally:
+        csv.field_size_limit(before)
+    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+        raise InvalidArgument(f"{path}: columns {', '.join(missing)} are missing")
+    if not rows:
+        raise InvalidArgument(f"{path} is empty")
+    return rows

@@ -1,0 +1,39 @@
+"""Worker processes that end when they should: with the work, at Ctrl-C, and with the process that started them."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import active_children, connection, get_context, parent_process
+
+
+@contextmanager
+def worker_pool(num_workers: int) -> Iterator[Executor]:
+    # Spawned, not forked: threads of the libraries in this process would not survive a fork.
+    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _begin_worker)
+    try:
+        yield pool
+    except KeyboardInterrupt:
+        for worker in active_children():
+            worker.terminate()
+        raise
+    finally:
+        # The pool drops what waits by itself: futures cancelled from here would trip it when its workers are gone.
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """Ctrl-C ends a worker at once and without a word, in the middle of a step: what it had not finished is not
+    there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """However the parent ended."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

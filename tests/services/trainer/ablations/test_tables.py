@@ -1,0 +1,167 @@
+"""Every row of every table that ships: trained for a few steps, judged, and in the table."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from services.trainer.ablations.__main__ import main
+from services.trainer.ablations.phase import PREVIOUS, PhaseObjective
+from services.trainer.ablations.results import ANSWERS, COLUMNS, Results
+from services.trainer.ablations.run import Run
+from services.trainer.ablations.table import Table
+from services.trainer.config import Recipe
+from services.trainer.worker import run_stage
+from tests.services.trainer.test_pipeline import toml
+from tests.services.trainer.tiny_recipe import tiny_values
+from triptych.card import read_card
+from triptych.errors import FailedPrecondition, InvalidArgument
+
+ROOT = Path(__file__).parents[4]
+TABLES = ROOT / "recipes" / "ablations"
+NAMES = ("data", "encoder", "img_tokens", "order")
+STAGES = ("tokenizer", "vae", "vae_decoder", "encoder", "llm", "unet")
+TINY: dict[str, Any] = {
+    "recipe": "tiny.toml",
+    "steps": 10,
+    "num_scenes": 1,
+    "align_share": 0.8,
+    "stage": {"noise_draws": 1, "align_weight": 1.0, "train_encoder": True, "muon_lr_scale": 2.0},
+    "groups": {
+        "captions": [{"kind": "survey", "batch_size": 1, "max_tokens": 192}],
+        "questions": [{"kind": "ask", "batch_size": 1, "max_tokens": 192, "num_turns": 1}],
+        "more_questions": [{"kind": "pairs", "batch_size": 1, "max_tokens": 256, "num_turns": 1}],
+        "drawings": [{"kind": "draw", "batch_size": 1, "max_tokens": 128}],
+        "edits": [{"kind": "edit", "batch_size": 1, "max_tokens": 128}],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tables as they ship, over a tiny base run that is done."""
+    torch.set_num_threads(1)
+    made = tmp_path_factory.mktemp("ablations")
+    values = tiny_values(runs=str(made / "runs"), template={"num_img_tokens": 16})
+    values["checkpoint"] = {**values["checkpoint"], "num_inference_steps": 1, "max_tokens": 4}
+    (made / "tiny.toml").write_text(toml(values))
+    (made / "common.toml").write_text(toml(TINY))
+    for name in NAMES:
+        (made / f"{name}.toml").write_text((TABLES / f"{name}.toml").read_text())
+    recipe = Recipe.read(made / "tiny.toml")
+    for stage in STAGES:
+        run_stage(recipe, stage, threads=1)
+    return made
+
+
+def quiet(figures: dict[str, float]) -> None:
+    assert {"step", "steps"} <= figures.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_lands_in_the_table(name: str, folder: Path) -> None:
+    table = Table.read(folder / f"{name}.toml")
+    runs = [Run(table, row, seed=3) for row in table.rows]
+    if name == "encoder":
+        assert main([str(folder / "encoder.toml"), "--only", "encoder:0"]) == 0
+    for run in runs:
+        run.go(quiet)
+        assert run.is_done()
+        assert {path.name for path in run.folder.iterdir()} > {"checkpoint", "evaluation.html", "phase-0"}
+        facts = read_card(run.folder / "checkpoint" / "llm").facts
+        assert facts["template"]["num_img_tokens"] == run.row.template.get("num_img_tokens", 16)
+    results = Results.of(table, runs)
+    for row in table.rows:
+        assert set(results.values[row.name]) == (set(COLUMNS.values()) if table.draws(row) else set(ANSWERS))
+    lines = results.to_markdown().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [row.name for row in table.rows]
+
+
+def test_the_command_does_all_of_it_once(folder: Path) -> None:
+    """Two rows under two seeds, in processes of their own, one of which trains an encoder first."""
+    command = [sys.executable, "-m", "services.trainer.ablations", str(folder / "encoder.toml"), "--steps", "2"]
+    command += ["--seeds", "0,1", "--side-by-side", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = folder / "runs" / "ablations" / "encoder"
+    assert done.stdout.splitlines()[-1] == str(made / "results.md")
+    values = json.loads((made / "results.json").read_text())
+    assert (values["seeds"], values["steps"]) == ([0, 1], 2)
+    assert {len(found["values"]) for row in values["rows"].values() for found in row.values()} == {2}
+    assert "±" in (made / "results.md").read_text()
+    assert (made / "results.png").stat().st_size > 1000
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("done.json")}
+    assert main(command[3:]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("done.json")} == before
+
+
+def test_the_seed_changes_what_is_trained_and_nothing_below(folder: Path) -> None:
+    table = Table.read(folder / "order.toml")
+    runs = {seed: Run(table, table.rows[0], seed) for seed in (0, 1)}
+    assert runs[0].settings()["parts"] == runs[1].settings()["parts"]
+    assert runs[0].digest != runs[1].digest
+    phases = runs[0].recipes()
+    assert [phase.multimodal.steps for phase in phases] == [1, 4, 4]
+    assert [group.batch_size for group in phases[1].multimodal.groups] == [2, 2]
+    assert {phase.multimodal.auto_task_share for phase in phases} == {0.5}
+
+
+def test_tables_share_the_runs_of_equal_rows() -> None:
+    tables = {name: Table.read(TABLES / f"{name}.toml") for name in NAMES}
+    run = {name: [Run(table, row, 0).digest for row in table.rows] for name, table in tables.items()}
+    assert run["data"][3] == run["img_tokens"][2] == run["encoder"][1]
+    assert run["data"][4] == run["order"][3]
+    assert len({digest for digests in run.values() for digest in digests}) == 11
+
+
+def test_a_phase_goes_on_from_the_one_before_and_trains_what_it_says(folder: Path, tmp_path: Path) -> None:
+    from services.trainer.ablations.parts import inputs
+
+    table = Table.read(folder / "order.toml")
+    row = table.rows[0]
+    recipe = table.variant(row, row.phases[0], seed=0)
+    first = PhaseObjective(recipe, inputs(table, row), trained=("projector",))
+    first.write(tmp_path / "out")
+    names = {key for key, p in first.module.named_parameters() if p.requires_grad}
+    assert names
+    assert {name.split(".")[0] for name in names} == {"projector"}
+    figures = first.backward(0)
+    assert "generation" not in figures
+    recipe = table.variant(row, row.phases[1], seed=1)
+    second = PhaseObjective(recipe, inputs(table, row) | {PREVIOUS: tmp_path / "out"})
+    for key, value in first.module.state_dict().items():
+        torch.testing.assert_close(second.module.state_dict()[key], value, rtol=0, atol=0)
+    assert "generation" in second.backward(0)
+
+
+def test_without_the_base_run_it_says_what_comes_first(tmp_path: Path) -> None:
+    values = tiny_values(runs=str(tmp_path / "runs"))
+    (tmp_path / "tiny.toml").write_text(toml(values))
+    (tmp_path / "common.toml").write_text(toml(TINY))
+    (tmp_path / "order.toml").write_text((TABLES / "order.toml").read_text())
+    table = Table.read(tmp_path / "order.toml")
+    with pytest.raises(FailedPrecondition, match="holds no tokenizer of tiny.toml"):
+        Run(table, table.rows[0], 0).go(quiet)
+    assert main([str(tmp_path / "order.toml")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"drawings"]', '"paintings"]', "unknown groups paintings"),
+        ("share = 0.45", "share = 0.6", "shares add up to 1.3"),
+        ('name = "one stage"', 'name = "Understanding: only"', "names must differ"),
+        ("title =", "titel =", "titel"),
+    ],
+)
+def test_wrong_tables_are_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "common.toml").write_text((TABLES / "common.toml").read_text())
+    text = (TABLES / "order.toml").read_text().replace('"drawings", "edits"]', '"edits", "drawings"]')
+    (tmp_path / "order.toml").write_text(text.replace(old, new))
+    with pytest.raises(InvalidArgument, match=re.escape(message)):
+        Table.read(tmp_path / "order.toml")

@@ -1,0 +1,144 @@
+"""Every evaluator before a model of random weights: all rows of the table answer, and say what is wrong with data."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+from services.trainer.evaluate import evaluate_checkpoint
+from services.trainer.evaluation import Evaluation
+from services.trainer.evaluators import BLOCKS, EVALUATORS
+from services.trainer.evaluators.base import Settings
+from services.trainer.evaluators.figures import Mean, Share
+from services.trainer.evaluators.multiple_choice import MultipleChoice
+from services.trainer.evaluators.vqa import Vqa
+from tests.services.trainer.evaluators.published_sets import write_edits, write_mmbench, write_vqa
+from tests.tiny import write_tiny_checkpoint
+from triptych.errors import InvalidArgument, TriptychError
+from triptych.models.unified import Reply, UnifiedModel
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "vqa": write_vqa,
+    "multiple-choice": write_mmbench,
+    "edit-similarity": write_edits,
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", max_model_len=512)
+
+
+@pytest.mark.parametrize("name", sorted(set(EVALUATORS) - set(BLOCKS)))
+def test_a_data_set_in_its_published_files(name: str, checkpoint: Path, tmp_path: Path) -> None:
+    data = WRITERS[name](tmp_path / "data")
+    evaluation = evaluate_checkpoint(checkpoint, (name,), data=((name, data),))
+    result = evaluation.results[name]
+    assert result.num_items in (1, 2)
+    assert {figure.of for key, figure in result.figures.items() if ": " not in key or "edits" in key} == {
+        result.num_items
+    }
+    assert evaluation.about["data"] == {name: str(data)}
+
+
+def test_dino_features_of_a_folder(checkpoint: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14, mlp_ratio=2
+    )
+    Dinov2Model(config).save_pretrained(tmp_path / "dino")
+    edge = {"shortest_edge": 28}
+    BitImageProcessor(size=edge, crop_size={"height": 28, "width": 28}).save_pretrained(tmp_path / "dino")
+    data = (("edit-similarity", write_edits(tmp_path / "data")),)
+    figures = evaluate_checkpoint(checkpoint, ("edit-similarity",), data=data, dino=tmp_path / "dino").figures
+    untouched = figures["edits: DINO cosine to the wanted picture, nothing changed"]
+    assert isinstance(untouched, Mean)
+    assert -1 <= untouched.value < 1  # a red circle is no blue one
+    assert figures["edits: L1 to the wanted picture, nothing changed"].value == pytest.approx(0.04, abs=0.04)
+
+
+class Says(UnifiedModel):
+    """Gives the same answer to every question."""
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+
+    def respond(self, *_: Any, **__: Any) -> Reply:
+        return Reply(text=self.answer)
+
+
+def test_vqa_scores_people_and_the_commonest_answer(checkpoint: Path, tmp_path: Path) -> None:
+    evaluator = Vqa(Settings(num_inference_steps=1, guidance_scale=1.0), write_vqa(tmp_path / "data"))
+    outcomes = {answer: dict(evaluator.judge(Says(answer), 0).scores) for answer in ("Red.", "crimson", "a cross")}
+    assert outcomes["Red."] == {"VQA accuracy": 1.0, "VQA, as most people say": True, "VQA accuracy: other": 1.0}
+    assert outcomes["crimson"]["VQA accuracy"] == pytest.approx(0.3)
+    assert outcomes["a cross"]["VQA accuracy"] == 0.0
+
+
+def test_a_choice_must_be_right_in_every_order(tmp_path: Path) -> None:
+    evaluator = MultipleChoice(Settings(num_inference_steps=1, guidance_scale=1.0), write_mmbench(tmp_path / "data"))
+    whole, given = "multiple choice, in every order", "multiple choice, in the given order"
+    always_a, knows = (dict(evaluator.judge(Says(answer), 0).scores) for answer in ("A", "circle"))
+    assert (always_a[given], always_a[whole]) == (True, False)
+    assert (knows[given], knows[whole], knows[f"{whole}: shapes"]) == (True, True, True)
+    assert dict(evaluator.judge(Says("red."), 1).scores)[whole]
+
+
+def wanted_answers(evaluation: Evaluation) -> list[str | bytes]:
+    gallery = evaluation.results["blocks-questions"].gallery
+    return [shown for e in (*gallery.good, *gallery.bad) for caption, shown in e.parts if caption == "wanted"]
+
+
+def test_processes_do_not_change_the_figures_but_seeds_do(checkpoint: Path, tmp_path: Path) -> None:
+    alone, shared = (
+        evaluate_checkpoint(checkpoint, num_scenes=2, num_processes=n, num_threads=1).to_dict() for n in (1, 2)
+    )
+    for result in (*alone["evaluators"].values(), *shared["evaluators"].values()):
+        del result["seconds"]
+    assert alone == shared
+    other = evaluate_checkpoint(checkpoint, ("blocks-questions",), num_scenes=2, seed=1)
+    first = evaluate_checkpoint(checkpoint, ("blocks-questions",), num_scenes=2)
+    assert wanted_answers(first) != wanted_answers(other)
+
+
+def test_a_model_without_decoder_answers_and_does_not_draw(checkpoint: Path, tmp_path: Path) -> None:
+    looks = tmp_path / "looks"
+    looks.mkdir()
+    for kind in ("encoder", "llm"):
+        (looks / kind).symlink_to(checkpoint / kind)
+    figure = evaluate_checkpoint(looks, ("blocks-questions",), num_scenes=2).figures["questions"]
+    assert isinstance(figure, Share)
+    assert figure.of == 4
+    with pytest.raises(InvalidArgument, match="no decoder"):
+        evaluate_checkpoint(looks, ("blocks-drawings",), num_scenes=1)
+    with pytest.raises(TriptychError, match="cannot draw"):
+        UnifiedModel.load(looks).respond([], ["edit"], [])
+
+
+def spoil_picture(folder: Path) -> None:
+    next(folder.rglob("*.png")).write_bytes(b"nothing")
+
+
+def spoil_annotations(folder: Path) -> None:
+    next(folder.glob("*annotations.json")).write_text(json.dumps({"annotations": [{"question_id": 1}]}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_picture, "picture 42"),
+        (spoil_annotations, "question 42000 has no annotation"),
+        (lambda folder: next(folder.glob("*questions.json")).write_text("[1]"), "questions is no list of objects"),
+        (lambda folder: next(folder.glob("*questions.json")).unlink(), r"one \*questions.json, found: none"),
+    ],
+)
+def test_bad_data_is_named(spoil: Callable[[Path], object], message: str, checkpoint: Path, tmp_path: Path) -> None:
+    folder = write_vqa(tmp_path / "data")
+    spoil(folder)
+    with pytest.raises(InvalidArgument, match=message):
+        evaluate_checkpoint(checkpoint, ("vqa",), data=(("vqa", folder),))
