@@ -55,12 +55,18 @@ class VaeObjective(Objective):
         return self.vae  # type: ignore[no-any-return]
 
     def backward(self, step: int) -> dict[str, Tensor]:
-        pixels = crowded_pixels(random.Random(f"vae/{self.recipe.seed}/{step}"), self.config)
-        noise = torch.randn(self._latent_shape(), generator=torch.Generator().manual_seed(step))
+        pixels, noise = self.batch(step)
         with torch.autocast("cpu", torch.bfloat16):
             figures = self._loss(pixels, noise)
         figures["loss"].backward()
         return figures
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, 64, 64), and the noise (B, C, H, W) their latents are drawn with."""
+        rng = random.Random(f"vae/{self.recipe.seed}/{step}")
+        pixels = crowded_pixels(rng, self.config)
+        generator = torch.Generator().manual_seed(rng.getrandbits(31))  # after the pictures: they stay what they were
+        return pixels, torch.randn(self._latent_shape(), generator=generator)
 
     def _latent_shape(self) -> tuple[int, int, int, int]:
         size = 64 // 2 ** (len(self.config.block_out_channels) - 1)
