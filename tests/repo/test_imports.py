@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "diffusers", "accelerate")
 LIGHT = (
     *("triptych", "triptych.client", "triptych.cli", "triptych.serving.server", "services.orchestrator.__main__"),
-    "services.trainer.prepare",  # its workers are many
+    *("services.trainer.prepare", "services.trainer.data.queued"),  # their workers are many
 )
 BASE_ONLY = ("triptych.client", "triptych.cli", "triptych.card", "triptych.tensors", "triptych.status")
 # grpc itself loads grpc_health and grpc_reflection where they are installed, so those say nothing.

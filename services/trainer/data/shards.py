@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from services.trainer.data.files import PARTIAL, atomic, read_json, read_lines, write_json
+from services.trainer.data.files import atomic, read_json, read_lines, write_json
 from services.trainer.data.folder import MixFolder
 from services.trainer.data.lengths import Cutter
 from services.trainer.data.pictures import read_picture
@@ -42,10 +42,7 @@ def write_shard(out: Path | str, shard: int) -> None:
 
 
 def write_index(out: Path | str) -> None:
-    """Last step but the card: `index.json`, which makes the folder readable. Needs every shard.
-
-    Clears away what killed steps left half-written: by now nothing is being written.
-    """
+    """Last step but the card: `index.json`, which makes the folder readable. Needs every shard."""
     folder = MixFolder(out)
     shards = []
     for shard in range(folder.num_shards()):
@@ -66,8 +63,6 @@ def write_index(out: Path | str) -> None:
         "shards": shards,
     }
     write_json(folder.index, index)
-    for left in folder.out.rglob(f".*{PARTIAL}"):
-        left.unlink(missing_ok=True)
 
 
 class _SampleWriter:
