@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from services.trainer.data.files import atomic, read_json, read_lines, write_json
 from services.trainer.data.folder import MixFolder
 from services.trainer.data.lengths import Cutter
-from services.trainer.data.pictures import read_picture
+from services.trainer.data.pictures import picture_bytes, picture_suffix
 from services.trainer.data.records import BadRecord, Record
 from services.trainer.data.sources.base import below
 from triptych.errors import FailedPrecondition, InvalidArgument
@@ -103,12 +103,12 @@ class _SampleWriter:
 
     def _picture(self, source: str, relative: str, sha256: str) -> tuple[bytes, str]:
         try:
-            picture = read_picture(below(self._roots[source], relative), self.mix.max_pixels)
+            data = picture_bytes(below(self._roots[source], relative))
         except BadRecord as error:
             raise FailedPrecondition(f"source {source}: {error}, but it was there when it was scanned") from None
-        if picture.sha256 != sha256:
+        if hashlib.sha256(data).hexdigest() != sha256:
             raise FailedPrecondition(f"source {source}: {relative} has changed since it was scanned")
-        return picture.data, picture.suffix
+        return data, picture_suffix(data)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
