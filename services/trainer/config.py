@@ -6,9 +6,10 @@ import tomllib
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from triptych.errors import InvalidArgument
+from triptych.exports import FORMATS, PRECISIONS, export_name
 
 NOT_WEIGHTS = {"gate", "evaluate_every", "save_every"}
 
@@ -68,7 +69,9 @@ class VaeDecoderStage(Stage):
     """More training for the VAE's decoder, its encoder frozen."""
 
     foreground_weight: float = Field(5.0, ge=1)
-    filled_cells: float = Field(0.7, ge=0, le=1, description="share of cells with a block in training pictures")
+    edge_weight: float = Field(1.0, ge=0, description="of differences between neighbouring pixels: shapes")
+    filled_cells: float = Field(0.3, ge=0, le=1, description="share of cells with a block in training pictures")
+    small_share: float = Field(0.75, ge=0, le=1, description="of blocks: small ones are where shapes get lost")
 
 
 class UnetStage(Stage):
@@ -160,15 +163,41 @@ class Template(_Frozen):
     image_position: Literal["after_bos", "turn_start", "inline"] = "turn_start"
 
 
-class PublishStage(_Frozen):
-    """What the shipped checkpoint says of itself, and the defaults its services use."""
+class CheckpointStage(_Frozen):
+    """What the checkpoint says of itself, and the defaults its services use."""
 
     version: str
     num_inference_steps: int = Field(25, ge=1)
     guidance_scale: float = Field(3.0, ge=0)
     max_tokens: int = Field(96, ge=1)
     weights: Literal["f32", "bf16"] = "bf16"
-    num_eval_scenes: int = Field(300, ge=10)
+
+
+class EvaluateStage(_Frozen):
+    """How the checkpoint is judged, and what it must reach to be published."""
+
+    num_scenes: int = Field(300, ge=10)
+    gate: dict[str, float] = Field(default_factory=dict, description="figure -> least value")
+
+
+class ExportStage(_Frozen):
+    """Forms for other backends that the checkpoint carries, as `triptych export` names them: "onnx-f32"."""
+
+    encoder: tuple[str, ...] = ()
+    decoder: tuple[str, ...] = ()
+
+    @field_validator("encoder", "decoder")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = [export_name(form, precision) for form in FORMATS for precision in PRECISIONS]
+        if unknown := sorted(set(names) - set(known)):
+            raise ValueError(f"{', '.join(unknown)}: known exports are {', '.join(known)}")
+        return names
+
+    @property
+    def wanted(self) -> list[tuple[str, str]]:
+        """Component and name of each."""
+        return [("encoder", name) for name in self.encoder] + [("decoder", name) for name in self.decoder]
 
 
 class Recipe(_Frozen):
@@ -188,7 +217,9 @@ class Recipe(_Frozen):
     llm: LlmStage
     understanding: UnderstandingStage
     multimodal: MultimodalStage
-    publish: PublishStage
+    checkpoint: CheckpointStage
+    evaluate: EvaluateStage = EvaluateStage()
+    export: ExportStage = ExportStage()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -234,6 +265,6 @@ class Recipe(_Frozen):
         """Identity of the named stages' settings (and the seed): a stage's work is reused only under the same one.
         What does not touch the weights (gates, how often to evaluate and save) is left out."""
         settings = self.model_dump(mode="json", include={"seed", "template", *stages})
-        for name in stages:
+        for name in settings.keys() & set(stages):
             settings[name] = {key: value for key, value in settings[name].items() if key not in NOT_WEIGHTS}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,28 +6,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from services.trainer.config import Recipe
 from services.trainer.plot import plot_losses
-from services.trainer.stages import NEEDS, is_done
+from services.trainer.progress import Display
+from services.trainer.stages import NEEDS, is_done, runs_alone
 from triptych.errors import FailedPrecondition
 
 MAX_SIDE_BY_SIDE = 2
 POLL_S = 0.5
-HIDDEN_FIGURES = {"step", "steps", "seconds", "gradient_norm", "learning_rate"}
 
 
 @dataclass(frozen=True)
@@ -39,18 +29,22 @@ class Running:
     log: Path
 
 
-def run_recipe(recipe: Recipe, path: Path, threads: int) -> None:
-    """Brings every stage to done. Raises FailedPrecondition naming the stage that failed; the others are stopped."""
+def run_stages(recipe: Recipe, path: Path, stages: Sequence[str], threads: int, display: Display) -> None:
+    """Brings these stages to done.
+
+    Raises FailedPrecondition when what they need besides is not done, and naming the stage that failed; the others are
+    stopped then.
+    """
+    _check_needs(recipe, stages)
     cores = threads or os.cpu_count() or 1
     running: list[Running] = []
-    with _progress() as progress:
-        bars = {stage: progress.add_task(stage, total=None, figures="", start=False) for stage in NEEDS}
+    with display:
         try:
-            while not all(is_done(recipe, stage) for stage in NEEDS):
+            while not all(is_done(recipe, stage) for stage in stages):
                 running = _reap(recipe, running)
-                for stage in _ready(recipe, running)[: min(MAX_SIDE_BY_SIDE, cores) - len(running)]:
-                    share = cores if _alone(stage) else max(1, cores // MAX_SIDE_BY_SIDE)
-                    running.append(_start(recipe, path, stage, share, progress, bars[stage]))
+                for stage in _ready(recipe, stages, running)[: min(MAX_SIDE_BY_SIDE, cores) - len(running)]:
+                    share = cores if runs_alone(stage) else max(1, cores // MAX_SIDE_BY_SIDE)
+                    running.append(_start(recipe, path, stage, share, display))
                 time.sleep(POLL_S)
         finally:
             for left in running:
@@ -58,36 +52,36 @@ def run_recipe(recipe: Recipe, path: Path, threads: int) -> None:
                 left.process.wait()
 
 
-def _ready(recipe: Recipe, running: list[Running]) -> list[str]:
+def _check_needs(recipe: Recipe, stages: Sequence[str]) -> None:
+    for stage in stages:
+        missing = [need for need in NEEDS[stage] if need not in stages and not is_done(recipe, need)]
+        if missing and not is_done(recipe, stage):
+            raise FailedPrecondition(f"stage {stage} needs {', '.join(missing)} first")
+
+
+def _ready(recipe: Recipe, stages: Sequence[str], running: list[Running]) -> list[str]:
     """Stages that could start now, those others wait for first."""
     busy = {r.stage for r in running}
-    open_stages = [s for s in NEEDS if s not in busy and not is_done(recipe, s)]
+    open_stages = [s for s in NEEDS if s in stages and s not in busy and not is_done(recipe, s)]
     return [s for s in open_stages if all(is_done(recipe, need) for need in NEEDS[s])]
 
 
-def _alone(stage: str) -> bool:
-    """Whether nothing can run beside this stage: every other one is needed by it or needs it."""
-    return stage in ("multimodal", "publish")
-
-
-def _start(recipe: Recipe, path: Path, stage: str, threads: int, progress: Progress, bar: TaskID) -> Running:
+def _start(recipe: Recipe, path: Path, stage: str, threads: int, display: Display) -> Running:
     command = [sys.executable, "-m", "services.trainer", str(path), "--stage", stage, "--threads", str(threads)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     log = recipe.folder / f"{stage}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
-    progress.start_task(bar)
-    threading.Thread(target=_follow, args=(process, progress, bar), daemon=True).start()
+    display.start(stage)
+    threading.Thread(target=_follow, args=(process, stage, display), daemon=True).start()
     return Running(stage, process, log)
 
 
-def _follow(process: subprocess.Popen[str], progress: Progress, bar: TaskID) -> None:
+def _follow(process: subprocess.Popen[str], stage: str, display: Display) -> None:
     assert process.stdout is not None
     for line in process.stdout:
-        figures = json.loads(line)
-        shown = "  ".join(f"{key} {value:.3f}" for key, value in figures.items() if key not in HIDDEN_FIGURES)
-        progress.update(bar, completed=figures["step"], total=figures["steps"], figures=shown)
+        display.show(stage, json.loads(line))
 
 
 def _reap(recipe: Recipe, running: list[Running]) -> list[Running]:
@@ -97,15 +91,3 @@ def _reap(recipe: Recipe, running: list[Running]) -> list[Running]:
             raise FailedPrecondition(f"stage {ended.stage} failed (log: {ended.log})\n{tail}")
         plot_losses(recipe.folder / ended.stage)
     return [r for r in running if r.process.poll() is None]
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description:>12}"),
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    return Progress(*columns, console=Console(stderr=True))

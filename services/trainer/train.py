@@ -15,6 +15,7 @@ from torch.nn.functional import cosine_similarity
 
 from services.trainer.config import Stage
 from services.trainer.done import write_done
+from services.trainer.gate import check_gate
 from services.trainer.objectives.base import Objective
 from triptych.errors import FailedPrecondition, InvalidArgument
 
@@ -184,7 +185,7 @@ def train_stage(objective: Objective, folder: Path, digest: str, report: Report)
             run.save()
     with run.averaged():
         evaluation = evaluation or objective.evaluate()
-        _check_gate(objective.name, config.gate, evaluation)
+        check_gate(objective.name, config.gate, evaluation)
         objective.write(folder / "out")
     write_done(folder, digest, evaluation, log.total_seconds())
     return evaluation
@@ -214,15 +215,6 @@ def _gradients(objective: Objective, step: int) -> dict[str, Tensor]:
     objective.module.zero_grad(set_to_none=True)
     objective.backward(step)
     return {key: p.grad.clone() for key, p in _trained(objective.module).items() if p.grad is not None}
-
-
-def _check_gate(name: str, gate: dict[str, float], evaluation: dict[str, float]) -> None:
-    if unknown := sorted(set(gate) - set(evaluation)):
-        raise InvalidArgument(f"{name}'s gate names {', '.join(unknown)}, known are {', '.join(evaluation)}")
-    missed = {key: (evaluation[key], least) for key, least in gate.items() if evaluation[key] < least}
-    if missed:
-        listed = ", ".join(f"{key} {got:.4f} < {least}" for key, (got, least) in missed.items())
-        raise FailedPrecondition(f"{name} missed its gate: {listed}")
 
 
 class MetricsLog:

@@ -42,7 +42,7 @@ def write_checkpoint(
     with torch.no_grad():
         cards = (writer.encoder(encoder), writer.llm(llm), writer.decoder(decoder, llm))
     card_writer.system(partial, cards)
-    _replace(folder, partial)
+    put_in_place(partial, folder)
     return {card.kind: card for card in cards}
 
 
@@ -87,7 +87,8 @@ def _check_fit(encoder: EncoderStage, llm: LlmStage, decoder: DecoderStage) -> N
             raise InvalidArgument(f"{name} is {found}, must be the LLM's hidden_size {hidden_size}")
 
 
-def _replace(folder: Path, partial: Path) -> None:
+def put_in_place(partial: Path, folder: Path) -> None:
+    """Moves a complete checkpoint to where it belongs; one that is there makes room only then."""
     previous = folder.with_name(folder.name + ".previous")
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():

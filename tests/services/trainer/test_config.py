@@ -46,7 +46,7 @@ groups = [{ kind = "ask", batch_size = 1, max_tokens = 64 }]
 steps = 1
 learning_rate = 1e-3
 groups = [{ kind = "draw", batch_size = 1, max_tokens = 64 }]
-[publish]
+[checkpoint]
 version = "1"
 """
 
@@ -76,7 +76,7 @@ def test_recipes_that_ship(path: Path) -> None:
         ("[tokenizer]", "[tokenizer]\nvocabulary = 5", "tokenizer.vocabulary"),
         ('name = "toy"', 'name = "toy"\ncolour = 1', "colour"),
         ('kind = "draw"', 'art = 1, kind = "draw"', "multimodal.groups.0.art"),
-        ('version = "1"', "version = 1", "publish.version"),
+        ('version = "1"', "version = 1", "checkpoint.version"),
         ("[llm]\nsteps = 1", '[llm]\nsteps = "many"', "llm.steps"),
         ("[llm]\nsteps = 1", "[llm]\nsteps = 0", "llm.steps"),
         ("[llm]\nsteps = 1", "[llm]", "llm.steps"),
@@ -88,8 +88,9 @@ def test_recipes_that_ship(path: Path) -> None:
             "max_tokens = 64 }]\nalign_steps = 3\n[multimodal]",
             "understanding.align",
         ),
-        ('[publish]\nversion = "1"', "", "publish"),
+        ('[checkpoint]\nversion = "1"', "", "checkpoint"),
         ("batch_size = 8", "batch_size = 10", "encoder.batch_size 10"),
+        ("[checkpoint]", '[export]\nencoder = ["onnx-f31"]\n[checkpoint]', "onnx-f31: known exports are onnx-f32"),
     ],
 )
 def test_wrong_values_are_named(old: str, new: str, named: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The trainer as it is run: every stage of a recipe in processes of their own, killed midway, to a checkpoint."""
 
+import json
 import os
 import signal
 import subprocess
@@ -47,7 +48,9 @@ def write_recipe(folder: Path) -> Path:
     for stage in ("vae", "unet", "llm"):
         values[stage] = {**values[stage], "save_every": 1}
     values["unet"] = {**values["unet"], "steps": 40}  # long enough to be killed within
-    values["publish"] = {**values["publish"], "num_eval_scenes": 10, "num_inference_steps": 2, "max_tokens": 8}
+    values["checkpoint"] = {**values["checkpoint"], "num_inference_steps": 2, "max_tokens": 8}
+    values["evaluate"] = {"num_scenes": 10}
+    values["export"] = {"encoder": ["onnx-f32"]}
     path = folder / "recipe.toml"
     path.write_text(toml(values))
     assert tomllib.loads(path.read_text())["unet"]["steps"] == 40
@@ -93,6 +96,21 @@ def test_a_killed_run_goes_on_and_ends_where_one_unharmed_does(tmp_path: Path) -
         cards = [read_card(recipe.parent / "checkpoint" / kind) for recipe in (unharmed, killed)]
         verify_digest(killed.parent / "checkpoint" / kind, cards[1])
         assert cards[0].digest == cards[1].digest, kind
+    below_the_gate(killed)
+
+
+def below_the_gate(path: Path) -> None:
+    """Judged again under a gate that such a model misses: an error, and the figures are kept."""
+    changed = path.with_name("gated.toml")
+    changed.write_text(path.read_text().replace("num_scenes = 10", "num_scenes = 11\ngate = { questions = 1.0 }"))
+    command = [sys.executable, "-m", "services.trainer", str(changed), "--task", "evaluate", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 1
+    assert "evaluate missed its gate: questions 0." in done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["stage"], line.get("step")) for line in lines] == [("evaluate", n) for n in (None, 1, 2, 3)]
+    results = json.loads((Recipe.read(path).folder / "evaluate" / "results.json").read_text())
+    assert results["questions"]["of"] == 22
 
 
 def test_a_stage_that_fails_is_named_with_its_log(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import pytest
 
 from services.trainer.config import Recipe, Stage
 from services.trainer.objectives.base import Objective
-from services.trainer.stages import NEEDS, OBJECTIVES, digest, inputs, is_done
+from services.trainer.stages import NEEDS, OBJECTIVES, STEPS, TASKS, digest, inputs, is_done, runs_alone
 from services.trainer.worker import run_stage
 from tests.services.trainer.tiny_recipe import tiny_recipe
 from triptych.errors import FailedPrecondition
+
+LAST = {"checkpoint", "evaluate", "export", "publish"}
 
 
 def finish(recipe: Recipe, *stages: str) -> None:
@@ -22,12 +24,17 @@ def finish(recipe: Recipe, *stages: str) -> None:
 
 
 def changed(stage: str) -> Recipe:
-    settings: dict[str, Any] = {"tokenizer": {"vocab_size": 401}, "publish": {"version": "0.0.2"}}
+    settings: dict[str, Any] = {
+        "tokenizer": {"vocab_size": 401},
+        "checkpoint": {"version": "0.0.2"},
+        "evaluate": {"num_scenes": 11},
+        "export": {"encoder": ["onnx-f32"]},
+    }
     return tiny_recipe(**{stage: settings.get(stage, {"steps": 9})})
 
 
 def test_every_objective_says_what_the_table_says() -> None:
-    assert set(NEEDS) == {*OBJECTIVES, "tokenizer", "publish"}
+    assert set(NEEDS) == {*OBJECTIVES, *STEPS}
     for name in OBJECTIVES:
         loaded = OBJECTIVES.load(name)
         assert issubclass(loaded, Objective)
@@ -42,18 +49,32 @@ def test_needs_come_before_and_form_no_circle() -> None:
     assert done == set(NEEDS)
 
 
+def test_tasks_hold_every_stage_once_and_need_only_earlier_ones() -> None:
+    done: list[str] = []
+    for stages in TASKS.values():
+        assert all(set(NEEDS[stage]) <= {*done, *stages} for stage in stages)
+        done += stages
+    assert sorted(done) == sorted(NEEDS)
+
+
+def test_what_runs_alone() -> None:
+    assert {stage for stage in NEEDS if runs_alone(stage)} == {"multimodal", *LAST}
+
+
 @pytest.mark.parametrize(
     ("stage", "after"),
     [
-        ("tokenizer", {"tokenizer", "encoder", "llm", "understanding", "unet", "multimodal", "publish"}),
-        ("vae", {"vae", "vae_decoder", "unet", "multimodal", "publish"}),
-        ("vae_decoder", {"vae_decoder", "unet", "multimodal", "publish"}),
-        ("encoder", {"encoder", "understanding", "multimodal", "publish"}),
-        ("llm", {"llm", "understanding", "multimodal", "publish"}),
-        ("understanding", {"understanding", "multimodal", "publish"}),
-        ("unet", {"unet", "multimodal", "publish"}),
-        ("multimodal", {"multimodal", "publish"}),
-        ("publish", {"publish"}),
+        ("tokenizer", {"tokenizer", "encoder", "llm", "understanding", "unet", "multimodal", *LAST}),
+        ("vae", {"vae", "vae_decoder", "unet", "multimodal", *LAST}),
+        ("vae_decoder", {"vae_decoder", "multimodal", *LAST}),
+        ("encoder", {"encoder", "understanding", "multimodal", *LAST}),
+        ("llm", {"llm", "understanding", "multimodal", *LAST}),
+        ("understanding", {"understanding", "multimodal", *LAST}),
+        ("unet", {"unet", "multimodal", *LAST}),
+        ("multimodal", {"multimodal", *LAST}),
+        ("checkpoint", LAST),
+        ("evaluate", LAST - {"checkpoint"}),
+        ("export", {"export", "publish"}),
     ],
 )
 def test_a_changed_stage_changes_what_builds_on_it_and_no_more(stage: str, after: set[str]) -> None:
@@ -75,7 +96,7 @@ def test_inputs() -> None:
     recipe = tiny_recipe(runs="r")
     assert inputs(recipe, "unet") == {
         "tokenizer": Path("r/tiny/tokenizer/out"),
-        "vae_decoder": Path("r/tiny/vae_decoder/out"),
+        "vae": Path("r/tiny/vae/out"),
     }
     assert inputs(recipe, "tokenizer") == {}
 
@@ -83,6 +104,6 @@ def test_inputs() -> None:
 def test_a_stage_whose_needs_are_missing_is_refused(tmp_path: Path) -> None:
     recipe = tiny_recipe(runs=str(tmp_path))
     finish(recipe, "tokenizer")
-    with pytest.raises(FailedPrecondition, match="stage unet needs vae_decoder first"):
+    with pytest.raises(FailedPrecondition, match="stage unet needs vae first"):
         run_stage(recipe, "unet", 1)
     assert not (recipe.folder / "unet").exists()

@@ -70,7 +70,7 @@ VALUES: Final[dict[str, Any]] = {
         "head_layers": 1,
         "muon_lr_scale": 2.0,
     },
-    "publish": {"version": "0.0.1"},
+    "checkpoint": {"version": "0.0.1"},
 }
 
 

@@ -1,0 +1,90 @@
+"""The last stages of a recipe: what was trained becomes a checkpoint, is judged, exported, and put where it belongs."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from services.trainer.config import Recipe
+from services.trainer.evaluate import evaluate_checkpoint
+from services.trainer.gate import check_gate
+from services.trainer.stages import digest
+from triptych.errors import FailedPrecondition
+from triptych.models.cards import Defaults, Spaces
+from triptych.models.checkpoint import put_in_place, write_checkpoint
+from triptych.models.decoder_stage import DecoderStage
+from triptych.models.encoder_stage import EncoderStage
+from triptych.models.llm_stage import LlmStage
+from triptych.prompts import PromptTemplate
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+RESULTS_FILE = "results.json"
+Report = Callable[[dict[str, float]], None]
+Figures = dict[str, object]
+
+
+def assemble(recipe: Recipe, folder: Path, report: Report) -> Figures:
+    """The trained parts as a checkpoint in `folder/out`: cards, probes, digests."""
+    trained = recipe.folder / "multimodal" / "out"
+    config, identity = recipe.checkpoint, digest(recipe, "checkpoint")
+    cards = write_checkpoint(
+        folder / "out",
+        EncoderStage.load(trained / "encoder"),
+        LlmStage.load(trained / "llm", PromptTemplate(**recipe.template.model_dump())),
+        DecoderStage.load(trained / "decoder"),
+        name=recipe.name,
+        version=config.version,
+        spaces=Spaces.of_run(recipe.name, identity),
+        made_by={"recipe": recipe.name, "recipe_digest": identity, "seed": recipe.seed},
+        dtype=DTYPES[config.weights],
+        defaults=Defaults(
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            max_tokens=config.max_tokens,
+        ),
+    )
+    return {kind: card.digest for kind, card in cards.items()}
+
+
+def evaluate(recipe: Recipe, folder: Path, report: Report) -> Figures:
+    """Held-out figures of the checkpoint into `folder/results.json`. Raises FailedPrecondition below the gate: then
+    nothing is published."""
+    shares = evaluate_checkpoint(_checkpoint(recipe), recipe.evaluate.num_scenes, report)
+    figures = {name: {**asdict(share), "value": share.value} for name, share in shares.items()}
+    (folder / RESULTS_FILE).write_text(json.dumps(figures, indent=2) + "\n")
+    check_gate("evaluate", recipe.evaluate.gate, {name: share.value for name, share in shares.items()})
+    return dict(figures)
+
+
+def export(recipe: Recipe, folder: Path, report: Report) -> Figures:
+    """The exports that the recipe names, into the checkpoint. Raises ExportError for one that is not equal to torch."""
+    if not recipe.export.wanted:
+        return {}
+    from triptych.models.export import ExportConfig, export_component  # onnx is only needed here
+
+    seen: Figures = {}
+    for number, (kind, name) in enumerate(recipe.export.wanted, start=1):
+        form, precision = name.rsplit("-", 1)
+        done = export_component(_checkpoint(recipe) / kind, ExportConfig(format=form, precision=precision))
+        seen[f"{kind}: {name}"] = done.cosine_min_seen
+        report({"step": number, "steps": len(recipe.export.wanted)})
+    return seen
+
+
+def publish(recipe: Recipe, folder: Path, report: Report) -> Figures:
+    """Puts the checkpoint where the recipe says, in one move. Raises FailedPrecondition rather than to overwrite what
+    is no checkpoint."""
+    if recipe.out.exists() and not (recipe.out / "system.json").is_file():
+        raise FailedPrecondition(f"out {recipe.out} exists and is no checkpoint: it is not overwritten")
+    partial = recipe.out.with_name(recipe.out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(_checkpoint(recipe), partial)
+    put_in_place(partial, recipe.out)
+    return {"out": str(recipe.out)}
+
+
+def _checkpoint(recipe: Recipe) -> Path:
+    return recipe.folder / "checkpoint" / "out"
