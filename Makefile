@@ -35,7 +35,8 @@ proto: install ## generate triptych/v1 from protos/
 proto-check: install ## fail when triptych/v1 is not what protos/ say
 	scripts/proto-check
 
-bench: install ## measure throughput and latency
+bench: install ## measure what serving and preparing data cost
 	$(PYTHON_BIN)/python -m benchmarks
+	$(PYTHON_BIN)/python -m benchmarks.prepare
 
 .PHONY: help install demo train test lint types format proto proto-check bench

@@ -8,14 +8,11 @@ import argparse
 import io
 import json
 import os
-import platform
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.circumstances import ROOT, circumstances
 from benchmarks.plot import plot
 from services.trainer.data.blocks import questions
 from services.trainer.data.blocks.language import draw_request
@@ -37,7 +35,6 @@ from triptych.prompts import Message, Picture
 from triptych.requests import Params
 from triptych.up import LocalSystem
 
-ROOT = Path(__file__).parents[1]
 LIBRARIES = ("torch", "transformers", "diffusers", "grpcio", "numpy")
 NUM_WARM_UPS = 2
 Pair = tuple[Callable[[], object], Callable[[], object]]  # through the processes, in this one
@@ -97,22 +94,9 @@ def measure(pairs: list[Pair]) -> dict[str, Any]:
     }
 
 
-def circumstances(checkpoint: Path) -> dict[str, Any]:
-    """What the figures depend on."""
-    cpus = [line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    commit, changed = _output("git", "rev-parse", "HEAD"), _output("git", "status", "--porcelain")
-    return {
-        "checkpoint": {kind: read_card(checkpoint / kind).digest for kind in ("encoder", "llm", "decoder")},
-        "commit": commit + (" with uncommitted changes" if changed else ""),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        "machine": {"system": platform.platform(), "cpu": cpus[0] if cpus else "", "num_cpus": os.cpu_count()},
-        "load_average_before": os.getloadavg(),
-        "time_utc": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-    }
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+def digests(checkpoint: Path) -> dict[str, str]:
+    """Of its components, by kind."""
+    return {kind: read_card(checkpoint / kind).digest for kind in ("encoder", "llm", "decoder")}
 
 
 def main() -> int:
@@ -128,7 +112,8 @@ def main() -> int:
     os.environ.update({f"{stage}_NUM_THREADS": str(args.num_threads) for stage in ("ENCODER", "LLM", "DECODER")})
     try:
         with LocalSystem(args.checkpoint, device="cpu") as system, Client(system.address) as client:
-            about, model = circumstances(args.checkpoint), UnifiedModel.load(args.checkpoint)
+            about = circumstances(*LIBRARIES, checkpoint=digests(args.checkpoint))
+            model = UnifiedModel.load(args.checkpoint)
             guidance = read_card(args.checkpoint / "decoder").facts["default_guidance_scale"]
             ask, draw = partial(ask_pair, client, model, 32), partial(draw_pair, client, model, args.steps, guidance)
             results = {

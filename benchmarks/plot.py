@@ -22,3 +22,16 @@ def plot(results: dict[str, dict[str, Any]], path: Path) -> None:
                 pen.ellipse((left - 2 + ms * scale, y + 14, left + 2 + ms * scale, y + 18), "#222222")
             pen.text((12, y + 8), f"{side[:-3].replace('_', ' ')}: {middle:.1f} ms", "black", font)
     sheet.save(path)
+
+
+def plot_rates(records_per_s: dict[str, float], path: Path) -> None:
+    """A bar for each way."""
+    width, left = 900, 230
+    sheet = Image.new("RGB", (width, 24 + 52 * len(records_per_s)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    scale = (width - left - 30) / max(records_per_s.values())
+    for row, (name, rate) in enumerate(records_per_s.items()):
+        y = 12 + 52 * row
+        pen.rectangle((left, y, left + rate * scale, y + 32), "#3b6fb6")
+        pen.text((12, y + 8), f"{name}: {rate:.0f} records/s", "black", font)
+    sheet.save(path)

@@ -7,7 +7,7 @@ from services.decoder.events import Event, Picture
 from services.decoder.runner import DecodeRequest, DecoderRunner
 from triptych.card import Card, verify_digest
 from triptych.models.placement import Placement
-from triptych.serving.batching import Load, Timing, Worker
+from triptych.serving.batching import Load, Timing
 from triptych.serving.metrics import Metrics
 from triptych.serving.rotation import Rotation
 from triptych.serving.stepping import StepLoop
@@ -21,9 +21,8 @@ class DecoderEngine:
         self._card = card
         self._placement = placement
         self._scheduler = Rotation[DecodeRequest]("decoder", config.max_num_requests, config.max_queue_size)
-        self._worker = Worker("decoder", max_queue_size=1)  # only the loop submits, one step at a time
         self._loop = StepLoop(
-            self._worker,
+            "decoder",
             self._scheduler,
             run=self._run,
             postprocess=self._postprocess,
@@ -43,8 +42,7 @@ class DecoderEngine:
 
     async def start(self) -> float:
         """Loads the component and returns the worst cosine over its probes; raises CheckpointError or ProbeError."""
-        self._runner, cosine = await self._worker.run(self._load)
-        self._loop.start()
+        self._runner, cosine = await self._loop.start(self._load)
         return cosine
 
     def decode(self, request: DecodeRequest, timing: Timing) -> AsyncGenerator[Event, None]:

@@ -41,7 +41,7 @@ class DecoderRunner:
     @classmethod
     def load(cls, folder: Path, placement: Placement) -> Self:
         """Raises CheckpointError naming what is missing or wrong in `folder`."""
-        return cls(DecoderStage.load(folder), placement)
+        return cls(DecoderStage.load(folder, DTYPES[placement.dtype]), placement)
 
     @property
     def num_held(self) -> int:

@@ -7,7 +7,7 @@ from triptych.card import Card
 from triptych.errors import FailedPrecondition
 from triptych.models.embedder import Embedder
 from triptych.models.encoder_stage import EncoderStage
-from triptych.models.placement import Placement, prepare_torch
+from triptych.models.placement import DTYPES, Placement, prepare_torch
 
 
 class TorchBackend:
@@ -28,4 +28,4 @@ class TorchBackend:
         return self._placement.dtype
 
     def load(self, folder: Path) -> Embedder:
-        return self._placement.place(EncoderStage.load(folder))
+        return self._placement.place(EncoderStage.load(folder, DTYPES[self._placement.dtype]))

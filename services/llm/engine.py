@@ -12,7 +12,7 @@ from services.llm.sequence import DrawImage, FinishReason, ImagePolicy, Sequence
 from triptych.card import Card, verify_digest
 from triptych.errors import InvalidArgument
 from triptych.models.placement import Placement
-from triptych.serving.batching import Load, Timing, Worker
+from triptych.serving.batching import Load, Timing
 from triptych.serving.metrics import Metrics
 from triptych.serving.stepping import StepLoop
 
@@ -25,9 +25,8 @@ class LlmEngine:
         self._card = card
         self._placement = placement
         self._scheduler = Scheduler(config.max_num_seqs, config.max_queue_size)
-        self._worker = Worker("llm", max_queue_size=1)  # only the loop submits, one step at a time
         self._loop = StepLoop(
-            self._worker,
+            "llm",
             self._scheduler,
             run=self._run,
             postprocess=self._postprocess,
@@ -49,8 +48,7 @@ class LlmEngine:
 
     async def start(self) -> float:
         """Loads the component and returns the worst cosine over its probes; raises CheckpointError or ProbeError."""
-        self._runner, cosine = await self._worker.run(self._load)
-        self._loop.start()
+        self._runner, cosine = await self._loop.start(self._load)
         return cosine
 
     async def generate(

@@ -71,7 +71,7 @@ class LlmRunner:
     @classmethod
     def load(cls, folder: Path, placement: Placement, max_model_len: int) -> Self:
         """Raises CheckpointError naming what is missing or wrong in `folder`."""
-        return cls(LlmStage.load(folder), placement, max_model_len)
+        return cls(LlmStage.load(folder, dtype=DTYPES[placement.dtype]), placement, max_model_len)
 
     @property
     def num_held(self) -> int:

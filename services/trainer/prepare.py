@@ -7,26 +7,18 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
-from services.trainer.data.card import write_card
 from services.trainer.data.folder import MixFolder
 from services.trainer.data.mix import Mix
-from services.trainer.data.planning import plan_mix
-from services.trainer.data.reading import read_source
-from services.trainer.data.scanning import scan_piece
-from services.trainer.data.shards import write_index, write_shard
+from services.trainer.data.phases import Phase, phases
 from services.trainer.pool import worker_pool
 from triptych.errors import FailedPrecondition, TriptychError
-
-Step = Callable[..., None]
 
 
 def prepare(mix: Mix, out: Path, num_workers: int, root: Path) -> MixFolder:
@@ -36,24 +28,21 @@ def prepare(mix: Mix, out: Path, num_workers: int, root: Path) -> MixFolder:
     FailedPrecondition when they turn out not to suffice.
     """
     folder = MixFolder.begin(mix, out, root)
-    names = [config.name for config in mix.sources]
     with Progress(console=Console(stderr=True)) as progress, worker_pool(num_workers) as pool:
-        _run(progress, pool, "read", read_source, [(out, name) for name in names])
-        pieces = [(out, name, piece) for name in names for piece in range(folder.num_pieces(name))]
-        _run(progress, pool, "look at", scan_piece, pieces)
-        _run(progress, pool, "mix", plan_mix, [(out,)])
-        _run(progress, pool, "write", write_shard, [(out, shard) for shard in range(folder.num_shards())])
-        _run(progress, pool, "index", write_index, [(out,)])
-        _run(progress, pool, "card", write_card, [(out,)])
+        for phase in phases(folder):
+            _run(progress, pool, phase)
     return folder
 
 
-def _run(progress: Progress, pool: Executor, title: str, step: Step, arguments: Iterable[tuple[Any, ...]]) -> None:
+def _run(progress: Progress, pool: Executor, phase: Phase) -> None:
     """The first error ends the run; steps under way finish, those that wait are dropped."""
-    futures = [pool.submit(step, *args) for args in arguments]
+    futures = [pool.submit(phase.step, *arguments) for arguments in phase.open()]
+    total = len(phase.marks)
+    bar = progress.add_task(f"{phase.title:>8}", total=total, completed=total - len(futures))
     try:
-        for future in progress.track(as_completed(futures), total=len(futures), description=f"{title:>8}"):
+        for future in as_completed(futures):
             future.result()
+            progress.advance(bar)
     except BrokenProcessPool:
         raise FailedPrecondition("a worker was killed; go on by the same command, with fewer --workers") from None
 

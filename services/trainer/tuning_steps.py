@@ -49,8 +49,8 @@ def assemble(recipe: TuningRecipe, folder: Path, report: Report) -> Figures:
 
 
 def evaluate(recipe: TuningRecipe, folder: Path, report: Report) -> Figures:
-    """The last stage's figures on the samples held out into `folder/evaluation.json`. Raises FailedPrecondition below the
-    gate: then nothing is published."""
+    """The last stage's figures on the samples held out, into `folder/evaluation.json`. Raises FailedPrecondition below
+    the gate: then nothing is published."""
     figures: dict[str, float] = read_value(recipe.folder / recipe.names[-1] / "done.json", "evaluation")
     (folder / JSON_FILE).write_text(json.dumps(figures, indent=2) + "\n")
     check_gate("evaluate", recipe.evaluate.gate, figures)

@@ -2,7 +2,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.__main__ import NUM_WARM_UPS, Pair, circumstances, measure
+from benchmarks.__main__ import LIBRARIES, NUM_WARM_UPS, Pair, digests, measure
+from benchmarks.circumstances import circumstances
 from benchmarks.plot import plot
 
 
@@ -24,7 +25,7 @@ def test_pairs_are_timed_turn_about(tmp_path: Path) -> None:
 
 
 def test_circumstances_are_told(system_checkpoint: Path) -> None:
-    told = circumstances(system_checkpoint)
+    told = circumstances(*LIBRARIES, checkpoint=digests(system_checkpoint))
     assert set(told["checkpoint"]) == {"encoder", "llm", "decoder"}
     assert told["versions"]["torch"]
     assert told["machine"]["num_cpus"] >= 1

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "diffusers", "accelerate")
 LIGHT = (
     *("triptych", "triptych.client", "triptych.cli", "triptych.serving.server", "services.orchestrator.__main__"),
-    *("services.trainer.prepare", "services.trainer.__main__"),  # its workers are many; it only starts others
+    *("services.trainer.prepare", "services.trainer.data.queued", "services.trainer.__main__"),  # they are many
     *("services.trainer.tasks", "services.trainer.jobs.commands"),  # Celery forks, which CUDA does not survive
 )
 BASE_ONLY = ("triptych.client", "triptych.cli", "triptych.card", "triptych.tensors", "triptych.status")

@@ -111,11 +111,11 @@ class DecoderStage(nn.Module):
         self.register_buffer("null_conditioning", null_conditioning)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Raises CheckpointError naming what is missing or wrong."""
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Self:
+        """UNet and VAE as `dtype`. Raises CheckpointError naming what is missing or wrong."""
         config, null = folder / "config.json", folder / "head" / "null_conditioning.safetensors"
         head = read_class(config, "head", HEADS).load(folder / "head")
-        decoder = read_class(config, "decoder", DECODERS).load(folder)
+        decoder = read_class(config, "decoder", DECODERS).load(folder, dtype)
         weights = read_weights(null)
         if "null_conditioning" not in weights:
             raise CheckpointError(f"{null}: no 'null_conditioning'")

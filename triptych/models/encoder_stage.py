@@ -27,12 +27,12 @@ class EncoderStage(nn.Module):
         self.processor = processor
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Reads `vision/` and `projector/`. Raises CheckpointError naming what is missing or wrong."""
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Self:
+        """Reads `vision/`, as `dtype`, and `projector/`. Raises CheckpointError naming what is missing or wrong."""
         config = folder / "config.json"
         encoder_class = read_class(config, "encoder", ENCODERS)
         projector_class = read_class(config, "projector", PROJECTORS)
-        encoder = encoder_class.load(folder / "vision", read_value(config, "feature_layer"))
+        encoder = encoder_class.load(folder / "vision", read_value(config, "feature_layer"), dtype)
         projector = projector_class.load(folder / "projector")
         processor = ImageProcessor.load(folder / "vision")
         if processor.size != encoder.image_size:

@@ -32,8 +32,8 @@ class Placement:
         return cls("cuda:0" if on_cuda else "cpu", precision)
 
     def place(self, module: M) -> M:
-        """Moves `module` and rounds its parameters. Buffers keep their precision: rotary frequencies in bf16 would
-        misplace every later token."""
+        """Moves `module` and rounds its parameters, those that were not loaded so. Buffers keep their precision: rotary
+        frequencies in bf16 would misplace every later token."""
         module.to(self.device)
         for parameter in module.parameters():
             parameter.data = parameter.data.to(DTYPES[self.dtype])

@@ -15,13 +15,17 @@ from triptych.models.json_file import read_json
 M = TypeVar("M", bound=nn.Module)
 
 
-def read_transformers(cls: type[M], folder: Path) -> M:
-    """A transformers model in float32 from a local folder. Raises CheckpointError naming missing keys or files."""
+def read_transformers(cls: type[M], folder: Path, dtype: torch.dtype = torch.float32) -> M:
+    """A transformers model from a local folder, its parameters as `dtype`, its buffers as precise as it makes them.
+
+    Weights that are stored so are not copied: the model's memory is the mapped file, which must not be written to.
+    Raises CheckpointError naming missing keys or files.
+    """
     _require(folder / "config.json")
     _require_weights(folder / "model.safetensors")
     try:
         model, info = cls.from_pretrained(  # type: ignore[attr-defined]
-            str(folder), local_files_only=True, dtype=torch.float32, output_loading_info=True, use_safetensors=True
+            str(folder), local_files_only=True, dtype=dtype, output_loading_info=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
@@ -31,20 +35,25 @@ def read_transformers(cls: type[M], folder: Path) -> M:
     return model  # type: ignore[no-any-return]
 
 
-def read_diffusers(cls: type[M], folder: Path) -> M:
-    """A diffusers model in float32 from a local folder. Raises CheckpointError naming what is wrong."""
+def read_diffusers(cls: type[M], folder: Path, dtype: torch.dtype = torch.float32) -> M:
+    """As `read_transformers`, for diffusers."""
     _require(folder / "config.json")
     _require_weights(folder / "diffusion_pytorch_model.safetensors")
     try:
         model, info = cls.from_pretrained(  # type: ignore[attr-defined]
-            str(folder), local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False, use_safetensors=True
+            str(folder),
+            local_files_only=True,
+            torch_dtype=dtype,
+            output_loading_info=True,
+            low_cpu_mem_usage=False,
+            use_safetensors=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
     wrong = {key: info[key] for key in ("missing_keys", "unexpected_keys") if info.get(key)}
     if wrong:
         raise CheckpointError(f"{folder}: {wrong}")
-    return model.float()  # type: ignore[no-any-return]
+    return model  # type: ignore[no-any-return]
 
 
 def write_transformers(model: Any, folder: Path, dtype: torch.dtype) -> None:

@@ -24,6 +24,7 @@ class Request(Protocol):
 R = TypeVar("R", bound=Request)
 Output = TypeVar("Output")
 Event = TypeVar("Event")
+T = TypeVar("T")
 
 _END: Final = object()
 
@@ -50,7 +51,7 @@ class StepLoop(Generic[R, Output, Event]):
 
     def __init__(
         self,
-        worker: Worker,
+        name: str,
         scheduler: Scheduler[R],
         *,
         run: Callable[[R], Output],
@@ -58,7 +59,7 @@ class StepLoop(Generic[R, Output, Event]):
         free: Callable[[R], None],
         metrics: Metrics,
     ) -> None:
-        self._worker = worker
+        self._worker = Worker(name, max_queue_size=1)  # only the loop submits, one step at a time
         self._scheduler = scheduler
         self._run, self._postprocess, self._free = run, postprocess, free
         self._step_ms = metrics.histogram_ms("step", "duration of one step")
@@ -69,9 +70,12 @@ class StepLoop(Generic[R, Output, Event]):
         self._has_work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    async def start(self, load: Callable[[], T]) -> T:
+        """What `load` returns, from the worker thread; then requests are run."""
+        loaded = await self._worker.run(load)
         self._task = asyncio.create_task(self._loop())
         self._task.add_done_callback(lambda _: self._end_all())
+        return loaded
 
     async def stop(self) -> None:
         """Ends what still runs with Unavailable."""

@@ -42,7 +42,7 @@ class DescribeResponse(google.protobuf.message.Message):
     replica_id: builtins.str
     """unguessable per process start"""
     backend: builtins.str
-    """"torch", later "onnxruntime", "triton" """
+    """what computes: "torch", "onnxruntime", "triton" """
     device: builtins.str
     """"cpu", "cuda:0" """
     dtype: builtins.str

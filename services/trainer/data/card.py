@@ -10,7 +10,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from services.trainer.data.files import read_json, write_atomic
+from services.trainer.data.files import PARTIAL, read_json, write_atomic
+from services.trainer.data.folder import MixFolder
 from services.trainer.data.mix import PERCENT
 from services.trainer.data.reader import PreparedSample, ShardReader
 from triptych.prompts import Message, Picture
@@ -22,9 +23,12 @@ MAX_CHARS = 1200
 
 
 def write_card(out: Path | str) -> None:
-    """Writes `card.html`. Needs the index."""
-    folder = Path(out)
-    reader = ShardReader(folder)
+    """Last step: writes `card.html`. Needs the index.
+
+    Clears away what killed steps left half-written: by now nothing is being written.
+    """
+    folder = MixFolder(out)
+    reader = ShardReader(folder.out)
     index = reader.index
     tokens, shown = _walk(reader)
     text = _render(
@@ -35,7 +39,9 @@ def write_card(out: Path | str) -> None:
         tasks=[_task(name, counted) for name, counted in sorted(tokens.items())],
         shown=shown,
     )
-    write_atomic(folder / "card.html", text.encode("utf-8", "replace"))
+    write_atomic(folder.card, text.encode("utf-8", "replace"))
+    for left in folder.out.rglob(f".*{PARTIAL}"):
+        left.unlink(missing_ok=True)
 
 
 def _render(**values: Any) -> str:

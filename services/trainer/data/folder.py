@@ -4,6 +4,7 @@
     work/mix.json                         the recipe, and the folder its paths are relative to
     work/<source>/read.json               how many records there are, and where each piece of them begins
     work/<source>/records.jsonl  bad.jsonl
+    work/<source>/pictures/...            those that stood within the source's own files, under their digests
     work/<source>/scan-00000.jsonl ...    one for each piece: what was found out about its records
     work/plan.json  work/plan/00000.jsonl ...   the records of each shard
 
@@ -66,7 +67,7 @@ class MixFolder:
         return Mix.model_validate(values["mix"]).under(Path(values["root"]))
 
     def source(self, name: str) -> Source:
-        return self.mix.source(name)
+        return self.mix.source(name, self.work / name)
 
     def read_mark(self, name: str) -> Path:
         return self.work / name / "read.json"
@@ -97,6 +98,10 @@ class MixFolder:
     @property
     def index(self) -> Path:
         return self.out / "index.json"
+
+    @property
+    def card(self) -> Path:
+        return self.out / "card.html"
 
     def num_pieces(self, name: str) -> int:
         return len(self._mark(self.read_mark(name))["pieces"])

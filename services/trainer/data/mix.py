@@ -101,11 +101,11 @@ class Mix(_Frozen):
         length = _under(self.length, root) if self.length else None
         return self.model_copy(update={"sources": sources, "length": length})
 
-    def source(self, name: str) -> Source:
-        """The reader of a source. Raises InvalidArgument listing the known names."""
+    def source(self, name: str, work: Path | None = None) -> Source:
+        """The reader of a source, and the folder it may write to. Raises InvalidArgument listing the known names."""
         for config in self.sources:
             if config.name == name:
-                made: Source = SOURCES.load(config.type)(config, self.seed)
+                made: Source = SOURCES.load(config.type)(config, self.seed, work)
                 return made
         raise InvalidArgument(f"unknown source {name!r}, known: {', '.join(c.name for c in self.sources)}")
 

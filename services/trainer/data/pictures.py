@@ -30,12 +30,23 @@ class PictureFile:
     height: int
 
 
-def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> PictureFile:
-    """Decodes the file to know that it can be. Raises BadRecord: missing, unreadable or too large."""
+def picture_bytes(path: Path) -> bytes:
+    """The file as it is. Raises BadRecord when it is missing."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise BadRecord("picture missing", path.name) from None
+
+
+def picture_suffix(data: bytes) -> str:
+    """By the head of a file that `read_picture` has read before."""
+    with Image.open(io.BytesIO(data), formats=list(SUFFIXES)) as image:
+        return SUFFIXES[str(image.format)]
+
+
+def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> PictureFile:
+    """Decodes the file to know that it can be. Raises BadRecord: missing, unreadable or too large."""
+    data = picture_bytes(path)
     try:
         with Image.open(io.BytesIO(data), formats=list(SUFFIXES)) as image:
             if image.width * image.height > max_pixels:

@@ -11,10 +11,10 @@ import tarfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from services.trainer.data.files import PARTIAL, atomic, read_json, read_lines, write_json
+from services.trainer.data.files import atomic, read_json, read_lines, write_json
 from services.trainer.data.folder import MixFolder
 from services.trainer.data.lengths import Cutter
-from services.trainer.data.pictures import read_picture
+from services.trainer.data.pictures import picture_bytes, picture_suffix
 from services.trainer.data.records import BadRecord, Record
 from services.trainer.data.sources.base import below
 from triptych.errors import FailedPrecondition, InvalidArgument
@@ -42,10 +42,7 @@ def write_shard(out: Path | str, shard: int) -> None:
 
 
 def write_index(out: Path | str) -> None:
-    """Last step but the card: `index.json`, which makes the folder readable. Needs every shard.
-
-    Clears away what killed steps left half-written: by now nothing is being written.
-    """
+    """Last step but the card: `index.json`, which makes the folder readable. Needs every shard."""
     folder = MixFolder(out)
     shards = []
     for shard in range(folder.num_shards()):
@@ -66,8 +63,6 @@ def write_index(out: Path | str) -> None:
         "shards": shards,
     }
     write_json(folder.index, index)
-    for left in folder.out.rglob(f".*{PARTIAL}"):
-        left.unlink(missing_ok=True)
 
 
 class _SampleWriter:
@@ -109,12 +104,12 @@ class _SampleWriter:
 
     def _picture(self, source: str, relative: str, sha256: str) -> tuple[bytes, str]:
         try:
-            picture = read_picture(below(self._roots[source], relative), self.mix.max_pixels)
+            data = picture_bytes(below(self._roots[source], relative))
         except BadRecord as error:
             raise FailedPrecondition(f"source {source}: {error}, but it was there when it was scanned") from None
-        if picture.sha256 != sha256:
+        if hashlib.sha256(data).hexdigest() != sha256:
             raise FailedPrecondition(f"source {source}: {relative} has changed since it was scanned")
-        return picture.data, picture.suffix
+        return data, picture_suffix(data)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import NoReturn
 import pytest
 
 from triptych.errors import Unavailable
-from triptych.serving.batching import Timing, Worker
+from triptych.serving.batching import Timing
 from triptych.serving.metrics import Metrics
 from triptych.serving.rotation import Rotation
 from triptych.serving.stepping import StepLoop
@@ -36,7 +36,7 @@ class Engine:
         self.gate = threading.Event()
         self.gate.set()
         self.loop = StepLoop(
-            Worker("count", 1),
+            "count",
             Rotation[Count]("count", 2, 1),
             run=self.run,
             postprocess=lambda _, step: [step],
@@ -60,7 +60,7 @@ class Engine:
 @pytest.fixture
 async def engine() -> AsyncIterator[Engine]:
     made = Engine()
-    made.loop.start()
+    assert await made.loop.start(threading.get_ident) != threading.get_ident()
     yield made
     made.gate.set()
     await made.loop.stop()
@@ -120,7 +120,7 @@ async def test_timing(engine: Engine) -> None:
 
 async def test_stopping_ends_what_runs() -> None:
     engine = Engine()
-    engine.loop.start()
+    await engine.loop.start(lambda: None)
     task = asyncio.create_task(engine.all(Count(10**9)))
     await asyncio.sleep(0.05)
     await engine.loop.stop()

@@ -64,11 +64,11 @@ class LatentDiffusion(Component):
         return decode_latents(self.vae, latents_BCHW)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Self:
         schedule = read_json(folder / "scheduler" / "scheduler_config.json")
         try:
-            unet = read_diffusers(UNet2DConditionModel, folder / "unet")
-            return cls(unet, read_diffusers(AutoencoderKL, folder / "vae"), schedule)
+            unet = read_diffusers(UNet2DConditionModel, folder / "unet", dtype)
+            return cls(unet, read_diffusers(AutoencoderKL, folder / "vae", dtype), schedule)
         except ValueError as error:
             raise CheckpointError(f"{folder}: {error}") from error
 

@@ -45,8 +45,8 @@ class VisionTower(Encoder):
         return layers[: len(layers) + 1 + self.feature_layer]
 
     @classmethod
-    def load(cls, folder: Path, feature_layer: int = -2) -> Self:
-        vision = read_transformers(cls.vision_class, folder)
+    def load(cls, folder: Path, feature_layer: int = -2, dtype: torch.dtype = torch.float32) -> Self:
+        vision = read_transformers(cls.vision_class, folder, dtype)
         try:
             _check_feature_layer(vision.config, feature_layer)
         except ValueError as error:

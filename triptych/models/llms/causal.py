@@ -41,10 +41,10 @@ class CausalLlm(Llm):
         return self.causal_lm.lm_head(hidden_BTD)  # type: ignore[no-any-return]
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Self:
         llm = cls.__new__(cls)
         super(CausalLlm, llm).__init__()
-        llm.causal_lm = read_transformers(cls.causal_lm_class, folder)
+        llm.causal_lm = read_transformers(cls.causal_lm_class, folder, dtype)
         return llm
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:

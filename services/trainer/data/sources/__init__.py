@@ -10,6 +10,7 @@ SOURCES = Registry(
         "captions": "services.trainer.data.sources.captions:CaptionsSource",
         "sharegpt": "services.trainer.data.sources.sharegpt:ShareGptSource",
         "documents": "services.trainer.data.sources.documents:DocumentsSource",
+        "parquet": "services.trainer.data.sources.parquet:ParquetSource",
         "generated": "services.trainer.data.sources.generated:GeneratedSource",
     },
 )

@@ -1,8 +1,9 @@
 """What a reader must say: which entries its data set has, in the published order, and the record each of them is."""
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,12 +27,15 @@ class SourceConfig(BaseModel):
 
 
 class Source(ABC):
-    """One data set on disk. `seed` is the mix's: whatever a reader draws depends on it and on the entry alone."""
+    """One data set on disk. `seed` is the mix's: whatever a reader draws depends on it and on the entry alone.
+
+    `work`: a folder for what the data set holds within its files and others need as files of their own.
+    """
 
     max_concurrency = 1  # entries made into records at the same time, by threads
 
-    def __init__(self, config: SourceConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: SourceConfig, seed: int, work: Path | None = None) -> None:
+        self.config, self.seed, self.work = config, seed, work
 
     @property
     @abstractmethod
@@ -51,10 +55,14 @@ class Source(ABC):
         name, path = self.config.name, self.config.path
         if not path.exists():
             raise InvalidArgument(f"source {name}: {path} does not exist")
-        if not self.pictures.is_dir():
-            raise InvalidArgument(f"source {name}: {self.pictures} is no folder")
+        self.check_pictures()
         if next(self.entries(), None) is None:
             raise InvalidArgument(f"source {name}: {path} is empty")
+
+    def check_pictures(self) -> None:
+        """Raises InvalidArgument when their folder is not there."""
+        if not self.pictures.is_dir():
+            raise InvalidArgument(f"source {self.config.name}: {self.pictures} is no folder")
 
 
 def below(root: Path, relative: str) -> Path:
@@ -71,6 +79,21 @@ def text_of(values: Any, key: str) -> str:
     if not isinstance(value, str):
         raise BadRecord("malformed", f"{key!r} is {type(value).__name__}, not a text")
     return value
+
+
+def first_of(values: Any, key: str) -> str:
+    """A text or a number, or the first of a list of them, as text. Raises BadRecord naming the key."""
+    found = values.get(key) if isinstance(values, dict) else None
+    found = found[0] if isinstance(found, list) and found else found
+    if isinstance(found, bool) or not isinstance(found, str | int | float):
+        raise BadRecord("malformed", f"{key!r} is {type(found).__name__}, not an answer")
+    return str(found)
+
+
+def drawn(choices: Sequence[str], seed: str) -> str:
+    """One of them, by seed alone."""
+    digest = hashlib.sha256(seed.encode()).digest()
+    return choices[int.from_bytes(digest[:8], "big") % len(choices)]
 
 
 def id_of(values: Any, position: int, key: str = "id") -> str:

@@ -4,7 +4,6 @@ Read are LLaVA-Pretrain's conversation JSON (`blip_laion_cc_sbu_558k.json`, the 
 (`{image, blip_caption}`), and lists of `{image, caption}`.
 """
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from services.trainer.data.records import BadRecord, Record
-from services.trainer.data.sources.base import Source, SourceConfig, id_of, text_of
+from services.trainer.data.sources.base import Source, SourceConfig, drawn, id_of, text_of
 from services.trainer.data.sources.json_list import json_entries
 from services.trainer.data.sources.llava import conversation, picture_names
 from triptych.errors import InvalidArgument
@@ -50,8 +49,8 @@ class CaptionsSource(Source):
 
     config: Config
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(config, seed)
+    def __init__(self, config: Config, seed: int, work: Path | None = None) -> None:
+        super().__init__(config, seed, work)
         self._prefixes: tuple[str, ...] = ()
 
     @property
@@ -87,15 +86,11 @@ class CaptionsSource(Source):
         caption = " ".join(_caption(entry).split())
         if not caption:
             raise BadRecord("empty text", "the caption")
-        prefix = self._prefix(f"{position}/{name}")
+        prefix = drawn(self.prefixes, f"{self.seed}/{self.config.name}/{position}/{name}")
         messages = (Message("user", (f"{prefix} {caption}",)), Message("assistant", (Picture(0),)))
         made = Record(name, "generate", messages, picture_names(entry), added=(prefix,))
         made.check()
         return made
-
-    def _prefix(self, name: str) -> str:
-        drawn = hashlib.sha256(f"{self.seed}/{self.config.name}/{name}".encode()).digest()
-        return self.prefixes[int.from_bytes(drawn[:8], "big") % len(self.prefixes)]
 
 
 def _caption(entry: Any) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from services.trainer.data.records import BadRecord, Record
-from services.trainer.data.sources.base import Source, SourceConfig, id_of, json_value, text_of
+from services.trainer.data.sources.base import Source, SourceConfig, first_of, id_of, json_value, text_of
 from services.trainer.data.sources.json_list import json_entries
 from triptych.errors import InvalidArgument
 from triptych.prompts import Message, Picture
@@ -79,10 +79,10 @@ class DocumentsSource(Source):
         if self.config.format == "synthdog":
             return _ask(str(position), text_of(entry, "file_name"), None, _sequence(entry), READ)
         picture, question, answer, key = KEYS[self.config.format]
-        name, said = id_of(entry, position, key), _first(entry, answer)
+        name, said = id_of(entry, position, key), first_of(entry, answer)
         asked = text_of(entry, question)
         if self.config.format == "lrv":
-            path = str(_first(entry, picture))
+            path = str(first_of(entry, picture))
             return _ask(name, path if PurePosixPath(path).suffix else f"{path}.jpg", asked, said, "")
         return _ask(name, text_of(entry, picture), asked, said, SHORT)
 
@@ -108,14 +108,6 @@ def _ask(name: str, picture: str, question: str | None, answer: str, form: str) 
     made = Record(name, "understand", messages, (picture,), added=(form,) if form else ())
     made.check()
     return made
-
-
-def _first(entry: Any, key: str) -> str:
-    found = entry.get(key) if isinstance(entry, dict) else None
-    found = found[0] if isinstance(found, list) and found else found
-    if isinstance(found, bool) or not isinstance(found, str | int | float):
-        raise BadRecord("malformed", f"{key!r} is {type(found).__name__}, not an answer")
-    return str(found)
 
 
 def _sequence(entry: Any) -> str:

@@ -41,8 +41,8 @@ class GeneratedSource(Source):
 
     config: Config
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(config, seed)
+    def __init__(self, config: Config, seed: int, work: Path | None = None) -> None:
+        super().__init__(config, seed, work)
         self.max_concurrency = config.endpoint.max_concurrency
         self._writer = Writer(config.endpoint, config.cache)
 

@@ -39,7 +39,7 @@ class LlavaSource(Source):
         """As LLaVA trains: what is said before the first human turn is left out, and without a picture `<image>` is
         text."""
         names = picture_names(entry)
-        messages = tuple(_messages(conversation(entry), bool(names)))
+        messages = tuple(messages_of(conversation(entry), bool(names)))
         made = Record(id_of(entry, position), "understand", messages, names)
         made.check()
         return made
@@ -67,7 +67,8 @@ def picture_names(entry: dict[str, Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _messages(turns: list[tuple[Literal["user", "assistant"], str]], has_pictures: bool) -> Iterator[Message]:
+def messages_of(turns: list[tuple[Literal["user", "assistant"], str]], has_pictures: bool) -> Iterator[Message]:
+    """`<image>` in a user's text is the next picture. Raises BadRecord for one in an answer."""
     num_seen = 0
     for role, text in turns:
         parts = re.split(f"({IMAGE})", text) if has_pictures else [text]

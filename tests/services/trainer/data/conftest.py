@@ -4,12 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.data.card import write_card
 from services.trainer.data.folder import MixFolder
-from services.trainer.data.planning import plan_mix
-from services.trainer.data.reading import read_source
-from services.trainer.data.scanning import scan_piece
-from services.trainer.data.shards import write_index, write_shard
+from services.trainer.data.phases import phases
 from tests.services.trainer.data.published import save, turn, write, write_gvit
 
 # Appended to LLaVA's entries: a record like one of the first file's, one without its picture, one with a broken one.
@@ -19,15 +15,10 @@ DAMAGE = 3
 def make_mix(out: Path) -> MixFolder:
     """Every step, one after the other."""
     folder = MixFolder(out)
-    for config in folder.mix.sources:
-        read_source(out, config.name)
-        for piece in range(folder.num_pieces(config.name)):
-            scan_piece(out, config.name, piece)
-    plan_mix(out)
-    for shard in range(folder.num_shards()):
-        write_shard(out, shard)
-    write_index(out)
-    write_card(out)
+    for phase in phases(folder):
+        for arguments in phase.open():
+            phase.step(*arguments)
+        assert phase.open() == []
     return folder
 
 
