@@ -14,7 +14,7 @@ DEFAULT_QUEUE: Final = "triptych"
 SOCKET_TIMEOUT_S: Final = 30.0
 HEALTH_CHECK_S: Final = 5
 
-app = Celery("triptych", include=["services.trainer.tasks"])
+app = Celery("triptych", include=["services.trainer.tasks", "services.trainer.data.queued"])
 
 
 def configure(broker: Broker, settings: JobSettings) -> Any:

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -14,6 +15,8 @@ import redis
 import typer
 
 from services.trainer.app import DEFAULT_QUEUE, configure
+from services.trainer.data.mix import Mix
+from services.trainer.data.queued import prepare_queued
 from services.trainer.jobs.broker import Broker
 from services.trainer.jobs.local import serving, start_worker, stop_workers
 from services.trainer.jobs.record import Job
@@ -163,6 +166,26 @@ def worker(
 
 
 @app.command()
+def prepare(
+    mix: Annotated[Path, typer.Argument(help="the recipe of the mix, a TOML file")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="the folder to write; workers see it by the same path")],
+    broker: Url = "",
+    runs: Runs = RUNS,
+) -> None:
+    """Make an instruction mix with the workers there are. The path of its card goes to stdout.
+
+    On one machine, `python -m services.trainer.prepare` does the same with all of its cores. Stop it whenever you
+    like: the same command goes on where it was.
+    """
+    with _reported():
+        wanted = Mix.read(mix)
+        known = _broker(broker, runs)
+        _see_to_worker(_store(known), known, DEFAULT_QUEUE)
+        folder = prepare_queued(configure(known, JobSettings()), wanted, out, Path.cwd(), partial(typer.echo, err=True))
+        typer.echo(folder.out / "card.html")
+
+
+@app.command()
 def flower(
     port: Annotated[int, typer.Option(min=1, max=65535, help="where to listen, on 127.0.0.1")] = 5555,
     broker: Url = "",
@@ -199,15 +222,20 @@ def _store(broker: Broker) -> JobStore:
 
 
 def _launch(store: JobStore, broker: Broker, job: Job, *, is_launched: bool = False) -> None:
-    """Into the queues, and on one machine of our own, a worker where there is none."""
+    """Into the queues, which need workers."""
     enqueue(job if is_launched else store.change(job.id, lambda job: job.launched(time.time())))
     for node in job.nodes:
-        if broker.embedded is None:
-            if serving(store, node.queue) is None:
-                typer.echo(f"no worker yet: triptych train worker --queue {node.queue}", err=True)
-        elif started := start_worker(store, broker.embedded, node.queue):
-            where = f"pid {started.pid}, log {broker.embedded.folder / 'worker.log'}"
-            typer.echo(f"started a worker ({where}); `triptych train stop` ends it", err=True)
+        _see_to_worker(store, broker, node.queue)
+
+
+def _see_to_worker(store: JobStore, broker: Broker, queue: str) -> None:
+    """Starts one where there is none, with a broker of our own; says so with another."""
+    if broker.embedded is None:
+        if serving(store, queue) is None:
+            typer.echo(f"no worker yet: triptych train worker --queue {queue}", err=True)
+    elif started := start_worker(store, broker.embedded, queue):
+        where = f"pid {started.pid}, log {broker.embedded.folder / 'worker.log'}"
+        typer.echo(f"started a worker ({where}); `triptych train stop` ends it", err=True)
 
 
 def _json(job: Job, silence_s: float) -> str:

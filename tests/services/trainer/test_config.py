@@ -125,10 +125,7 @@ def test_groups_longer_than_the_model(stage: str) -> None:
         tiny_recipe(**{stage: {"groups": [group]}})
 
 
-def test_nothing_to_draw() -> None:
-    group = {"kind": "ask", "batch_size": 1, "max_tokens": 128}
-    with pytest.raises(ValidationError, match=r"multimodal\.groups"):
-        tiny_recipe(multimodal={"groups": [group]})
+def test_nothing_to_learn() -> None:
     with pytest.raises(ValidationError, match=r"understanding\.groups"):
         tiny_recipe(understanding={"groups": []})
 

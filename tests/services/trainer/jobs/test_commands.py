@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from services.trainer.data.mix import Mix
+from services.trainer.prepare import prepare
 from tests.services.trainer.jobs.bench import ROOT, Bench
+from tests.services.trainer.test_prepare import write_toml
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,16 @@ def test_one_job_at_a_time_in_a_folder(bench: Bench) -> None:
     bench.broker.ready()
     job_id = bench.launch("shared")
     assert f"job {job_id} is queued" in bench.train("submit", str(bench.folder / "shared.toml"), code=1)[1]
+
+
+def test_prepare_is_done_by_the_workers(bench: Bench) -> None:
+    mix, out = write_toml(bench.folder), bench.folder / "mix"
+    card, said = bench.train("prepare", str(mix), "-o", str(out))
+    assert card == str(out / "card.html")
+    assert "write: 1 of 1" in said
+    alone = prepare(Mix.read(mix), bench.folder / "alone", 1, bench.folder)
+    assert (alone.out / "index.json").read_bytes() == (out / "index.json").read_bytes()
+    assert "nothing.toml does not exist" in bench.train("prepare", "nothing.toml", "-o", str(out), code=2)[1]
 
 
 def test_what_is_not_there_is_said_at_once(bench: Bench) -> None:
