@@ -69,7 +69,9 @@ class VaeDecoderStage(Stage):
     """More training for the VAE's decoder, its encoder frozen."""
 
     foreground_weight: float = Field(5.0, ge=1)
-    filled_cells: float = Field(0.7, ge=0, le=1, description="share of cells with a block in training pictures")
+    edge_weight: float = Field(1.0, ge=0, description="of differences between neighbouring pixels: shapes")
+    filled_cells: float = Field(0.3, ge=0, le=1, description="share of cells with a block in training pictures")
+    small_share: float = Field(0.75, ge=0, le=1, description="of blocks: small ones are where shapes get lost")
 
 
 class UnetStage(Stage):

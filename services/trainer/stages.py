@@ -37,7 +37,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "encoder": ("tokenizer",),
     "llm": ("tokenizer",),
     "understanding": ("tokenizer", "encoder", "llm"),
-    "unet": ("tokenizer", "vae_decoder"),
+    "unet": ("tokenizer", "vae"),
     "multimodal": ("tokenizer", "vae_decoder", "unet", "understanding"),
     "checkpoint": ("multimodal",),
     "evaluate": ("checkpoint",),

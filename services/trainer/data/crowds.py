@@ -3,7 +3,7 @@ times faster than from scenes of three.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,12 @@ def crowd(rng: random.Random, split: Split, filled: float) -> Crowd:
     first = sample_scene(rng, split)
     more = [_block_in(cell, rng, split) for cell in first.empty_cells if rng.random() < filled]
     return Crowd(first.with_change((), more), seed)
+
+
+def resized(crowd: Crowd, rng: random.Random, small_share: float) -> Crowd:
+    """The same blocks, each small with probability `small_share` and large otherwise."""
+    blocks = [replace(b, size="small" if rng.random() < small_share else "large") for b in crowd.scene.blocks]
+    return Crowd(Scene(tuple(blocks), crowd.scene.background), crowd.seed)
 
 
 def _block_in(cell: int, rng: random.Random, split: Split) -> Block:

@@ -46,13 +46,13 @@ class DiffusionObjective(Objective):
     Never compiled: the trainer's check found the compiled UNet's gradients to be others than the plain ones."""
 
     name = "unet"
-    needs = ("tokenizer", "vae_decoder")
+    needs = ("tokenizer", "vae")
 
     def __init__(self, recipe: Recipe, inputs: dict[str, Path]) -> None:
         super().__init__(recipe, inputs)
         config = recipe.unet
         self.codec = TextCodec.load(inputs["tokenizer"])
-        vae = AutoencoderKL.from_pretrained(str(inputs["vae_decoder"])).requires_grad_(False).eval()
+        vae = AutoencoderKL.from_pretrained(str(inputs["vae"])).requires_grad_(False).eval()
         torch.manual_seed(recipe.seed)
         unet = UNet2DConditionModel(**unet_config(config, vae))
         unet.set_attn_processor(AttnProcessor())  # CPU flash attention is slow backwards

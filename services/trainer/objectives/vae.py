@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from services.trainer.config import Recipe, VaeDecoderStage, VaeStage
+from services.trainer.config import Recipe, VaeStage
 from services.trainer.data.blocks.reader import judge
 from services.trainer.data.blocks.render import render
 from services.trainer.data.blocks.world import sample_scene
@@ -55,12 +55,18 @@ class VaeObjective(Objective):
         return self.vae  # type: ignore[no-any-return]
 
     def backward(self, step: int) -> dict[str, Tensor]:
-        pixels = crowded_pixels(random.Random(f"vae/{self.recipe.seed}/{step}"), self.config)
-        noise = torch.randn(self._latent_shape(), generator=torch.Generator().manual_seed(step))
+        pixels, noise = self.batch(step)
         with torch.autocast("cpu", torch.bfloat16):
             figures = self._loss(pixels, noise)
         figures["loss"].backward()
         return figures
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, 64, 64), and the noise (B, C, H, W) their latents are drawn with."""
+        rng = random.Random(f"vae/{self.recipe.seed}/{step}")
+        pixels = crowded_pixels(rng, self.config)
+        generator = torch.Generator().manual_seed(rng.getrandbits(31))  # after the pictures: they stay what they were
+        return pixels, torch.randn(self._latent_shape(), generator=generator)
 
     def _latent_shape(self) -> tuple[int, int, int, int]:
         size = 64 // 2 ** (len(self.config.block_out_channels) - 1)
@@ -87,7 +93,7 @@ class VaeObjective(Objective):
         self.vae.save_pretrained(str(folder))
 
 
-def crowded_pixels(rng: random.Random, config: VaeStage | VaeDecoderStage) -> Tensor:
+def crowded_pixels(rng: random.Random, config: VaeStage) -> Tensor:
     """A batch of training pictures, (B, 3, 64, 64)."""
     return to_pixels(np.stack([crowd(rng, "train", config.filled_cells).picture for _ in range(config.batch_size)]))
 
@@ -97,9 +103,14 @@ def weighted_l1(output: Tensor, pixels: Tensor, foreground_weight: float) -> Ten
 
     The surroundings too: with the blocks alone, a decoder in doubt paints over the gaps between a cross's arms.
     """
+    return (pixel_weights(pixels, foreground_weight) * (output.float() - pixels).abs()).mean()
+
+
+def pixel_weights(pixels: Tensor, foreground_weight: float) -> Tensor:
+    """(B, 1, H, W): `foreground_weight` on coloured pixels and around them, 1 elsewhere."""
     chroma = pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)
     near = max_pool2d((chroma > CHROMA_THRESHOLD).float(), 2 * MARGIN + 1, stride=1, padding=MARGIN)
-    return ((1 + (foreground_weight - 1) * near) * (output.float() - pixels).abs()).mean()
+    return 1 + (foreground_weight - 1) * near
 
 
 @torch.no_grad()

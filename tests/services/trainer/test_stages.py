@@ -66,7 +66,7 @@ def test_what_runs_alone() -> None:
     [
         ("tokenizer", {"tokenizer", "encoder", "llm", "understanding", "unet", "multimodal", *LAST}),
         ("vae", {"vae", "vae_decoder", "unet", "multimodal", *LAST}),
-        ("vae_decoder", {"vae_decoder", "unet", "multimodal", *LAST}),
+        ("vae_decoder", {"vae_decoder", "multimodal", *LAST}),
         ("encoder", {"encoder", "understanding", "multimodal", *LAST}),
         ("llm", {"llm", "understanding", "multimodal", *LAST}),
         ("understanding", {"understanding", "multimodal", *LAST}),
@@ -96,7 +96,7 @@ def test_inputs() -> None:
     recipe = tiny_recipe(runs="r")
     assert inputs(recipe, "unet") == {
         "tokenizer": Path("r/tiny/tokenizer/out"),
-        "vae_decoder": Path("r/tiny/vae_decoder/out"),
+        "vae": Path("r/tiny/vae/out"),
     }
     assert inputs(recipe, "tokenizer") == {}
 
@@ -104,6 +104,6 @@ def test_inputs() -> None:
 def test_a_stage_whose_needs_are_missing_is_refused(tmp_path: Path) -> None:
     recipe = tiny_recipe(runs=str(tmp_path))
     finish(recipe, "tokenizer")
-    with pytest.raises(FailedPrecondition, match="stage unet needs vae_decoder first"):
+    with pytest.raises(FailedPrecondition, match="stage unet needs vae first"):
         run_stage(recipe, "unet", 1)
     assert not (recipe.folder / "unet").exists()

@@ -52,6 +52,18 @@ def test_loss(upstream: Path) -> None:
     torch.testing.assert_close(figures["loss"], figures["reconstruction"] + 0.01 * figures["kl"])
 
 
+def test_batches_follow_seed_and_step(upstream: Path) -> None:
+    own: VaeObjective = objective(tiny_recipe(seed=1), "vae", upstream)
+    pixels, noise = own.batch(3)
+    assert noise.shape == (2, 4, 8, 8)
+    again = objective(tiny_recipe(seed=1), "vae", upstream).batch(3)
+    assert torch.equal(again[0], pixels)
+    assert torch.equal(again[1], noise)
+    for other in (own.batch(4), objective(tiny_recipe(seed=2), "vae", upstream).batch(3)):
+        assert not torch.equal(other[0], pixels)
+        assert not torch.equal(other[1], noise)
+
+
 @torch.no_grad()
 def test_posteriors_start_narrow(upstream: Path) -> None:
     own = made(upstream)
