@@ -4,24 +4,11 @@ import argparse
 import json
 import sys
 import time
+import tomllib
 from pathlib import Path
-
-from torch import Tensor
-
-from services.trainer.config import Recipe
-from services.trainer.train import train_stage
-from tests.services.trainer.toy import Toy
 
 STEPS = 100
 STEP_S = 0.03
-
-
-class SlowToy(Toy):
-    """Slow enough to be killed within; its batches come from the step alone, as those of all stages do."""
-
-    def backward(self, step: int) -> dict[str, Tensor]:
-        time.sleep(STEP_S)
-        return super().backward(step)
 
 
 def main() -> int:
@@ -30,16 +17,28 @@ def main() -> int:
     parser.add_argument("--task", required=True)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    folder = Recipe.read(args.recipe).folder / "toy"
+    recipe = tomllib.loads(args.recipe.read_text())
+    folder = Path(recipe["runs"]) / recipe["name"] / "toy"
     if args.task == "train" and not (folder / "done.json").exists():
-        toy = SlowToy(steps=STEPS, save_every=7, evaluate_every=STEPS)
-        train_stage(toy, folder, "0", report)
+        train(folder)
     return 0
 
 
-def report(figures: dict[str, float]) -> None:
-    sys.stdout.write(json.dumps({"stage": "toy", **figures}) + "\n")
-    sys.stdout.flush()
+def train(folder: Path) -> None:
+    """Slowly enough to be killed within."""
+    from services.trainer.train import train_stage  # torch, which the other tasks do without
+    from tests.services.trainer.toy import Toy
+
+    def report(figures: dict[str, float]) -> None:
+        sys.stdout.write(json.dumps({"stage": "toy", **figures}) + "\n")
+        sys.stdout.flush()
+
+    class SlowToy(Toy):
+        def backward(self, step):  # type: ignore[no-untyped-def]
+            time.sleep(STEP_S)
+            return super().backward(step)
+
+    train_stage(SlowToy(steps=STEPS, save_every=7, evaluate_every=STEPS), folder, "0", report)
 
 
 if __name__ == "__main__":
