@@ -67,7 +67,7 @@ class Table(_Frozen):
             if unknown := {name for phase in row.phases for name in phase.groups} - set(self.groups):
                 raise ValueError(f"row {row.name!r}: unknown groups {', '.join(sorted(unknown))}")
             if (total := sum(phase.share for phase in row.phases)) > 1 + 1e-6:
-                raise ValueError(f"row {row.name!r}: its phases' shares add up to {total}")
+                raise ValueError(f"row {row.name!r}: its phases' shares add up to {total:g}")
         return self
 
     @classmethod

@@ -125,9 +125,11 @@ def test_groups_longer_than_the_model(stage: str) -> None:
         tiny_recipe(**{stage: {"groups": [group]}})
 
 
-def test_nothing_to_learn() -> None:
-    with pytest.raises(ValidationError, match=r"understanding\.groups"):
-        tiny_recipe(understanding={"groups": []})
+def test_questions_alone_are_a_mix_and_nothing_is_not() -> None:
+    group = {"kind": "ask", "batch_size": 1, "max_tokens": 128}
+    assert tiny_recipe(multimodal={"groups": [group]}).multimodal.groups[0].kind == "ask"
+    with pytest.raises(ValidationError, match=r"multimodal\.groups"):
+        tiny_recipe(multimodal={"groups": []})
 
 
 def test_no_toml_and_no_file(tmp_path: Path) -> None:
