@@ -49,6 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     except TriptychError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_CODES.get(error.code, 1)
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last saved step", file=sys.stderr)
         return 130

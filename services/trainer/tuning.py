@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from services.trainer.config import NOT_WEIGHTS, Distribution, ExportStage, Stage
 from services.trainer.data.mix import Mix
+from services.trainer.evaluators import EVALUATORS
 from triptych.errors import InvalidArgument
 
 Part = Literal["projector", "llm", "head", "tokens"]
@@ -131,8 +132,11 @@ class TunedCheckpoint(_Frozen):
 
 
 class TunedEvaluate(_Frozen):
-    """What the last stage must have reached on the samples held out, for the checkpoint to be published."""
+    """What the checkpoint must reach to be published: of the last stage's figures on the samples held out, and of data
+    sets as `triptych evaluate` takes them."""
 
+    data: dict[str, Path] = Field(default_factory=dict, description="evaluator -> folder of its data set")
+    num_records: int = Field(0, ge=0, description="of each data set, the first ones; 0: all")
     gate: dict[str, float] = Field(default_factory=dict, description="figure -> least value")
 
 
@@ -230,6 +234,11 @@ class TuningRecipe(_Frozen):
     def check(self) -> None:
         """Raises InvalidArgument, before any work, naming what is missing and what does not fit together."""
         base_digests(self.base)
+        for name, folder in self.evaluate.data.items():
+            if name not in EVALUATORS:
+                raise InvalidArgument(f"evaluate.data: unknown evaluator {name!r}, known: {', '.join(EVALUATORS)}")
+            if not folder.is_dir():
+                raise InvalidArgument(f"evaluate.data: {name}'s folder {folder} does not exist")
         has_decoder = (self.base / "decoder" / "card.json").is_file()
         for stage in self.stages:
             if stage.draws and not has_decoder:

@@ -1,12 +1,14 @@
 """The stages of a tuning recipe that take no gradients: its mix, its checkpoint, its verdict."""
 
-import json
 import os
 from pathlib import Path
 
+import torch
+
 from services.trainer.assembly import Assembly
+from services.trainer.data.files import write_json
 from services.trainer.data.mix import Mix
-from services.trainer.evaluation import JSON_FILE
+from services.trainer.evaluate import evaluate_checkpoint
 from services.trainer.finishing import DTYPES, Figures, Report
 from services.trainer.gate import check_gate
 from services.trainer.stages import digest
@@ -49,10 +51,22 @@ def assemble(recipe: TuningRecipe, folder: Path, report: Report) -> Figures:
 
 
 def evaluate(recipe: TuningRecipe, folder: Path, report: Report) -> Figures:
-    """The last stage's figures on the samples held out, into `folder/evaluation.json`. Raises FailedPrecondition below
-    the gate: then nothing is published."""
+    """The last stage's figures on the samples held out, and those of the recipe's data sets with their report, into
+    `folder`. Raises FailedPrecondition below the gate: then nothing is published."""
     figures: dict[str, float] = read_value(recipe.folder / recipe.names[-1] / "done.json", "evaluation")
-    (folder / JSON_FILE).write_text(json.dumps(figures, indent=2) + "\n")
+    write_json(folder / "held_out.json", figures)
+    if wanted := recipe.evaluate.data:
+        evaluation = evaluate_checkpoint(
+            recipe.folder / "checkpoint" / "out",
+            tuple(wanted),
+            num_records=recipe.evaluate.num_records,
+            data=tuple(wanted.items()),
+            num_processes=torch.get_num_threads(),
+            num_threads=1,
+            report=report,
+        )
+        evaluation.write(folder)
+        figures |= {name: figure.value for name, figure in evaluation.figures.items()}
     check_gate("evaluate", recipe.evaluate.gate, figures)
     return dict(figures)
 

@@ -95,6 +95,8 @@ def test_what_is_not_there_is_said_before_work(tmp_path: Path) -> None:
         ({"held_out": 97}, "all: batch_size 4 and held_out 97 are more than the 100 samples"),
         ({"stages": [{**STAGE, "groups": ["editing"]}]}, r"all: groups \['editing'\]: the mix has"),
         ({"stages": [{**STAGE, "data": str(root / "other")}]}, r"other is no finished mix"),
+        ({"evaluate": {"data": {"vqb": str(root)}}}, r"evaluate.data: unknown evaluator 'vqb', known: blocks-"),
+        ({"evaluate": {"data": {"vqa": str(root / "none")}}}, r"vqa's folder .*none does not exist"),
     ):
         with pytest.raises(InvalidArgument, match=complaint):
             recipe(root, **changed).check()

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from services.trainer.recipe import read_recipe
 from services.trainer.stages import graph, is_done
 from services.trainer.worker import run_stage
+from tests.services.trainer.evaluators.published_sets import write_vqa
 from tests.services.trainer.test_pipeline import literal
 from tests.services.trainer.tuned import STAGE
 from triptych.card import matches, read_card, verify_digest
@@ -36,6 +37,7 @@ def write_recipe(root: Path, tmp_path: Path, base: str, stages: list[dict[str, A
         lines += ["[[stages]]", *(f"{key} = {literal(value)}" for key, value in {**STAGE, **stage}.items())]
     lines += ["[checkpoint]", 'version = "0.0.2"', 'weights = "f32"', "[distribution]", 'device = "cpu"']
     lines += ['precision = "f32"', "[evaluate]", "gate = { tokens_right = 0.0 }"]
+    lines.append(f"data = {literal({'vqa': str(write_vqa(tmp_path / 'vqa'))})}")
     path = tmp_path / "recipe.toml"
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -113,6 +115,9 @@ def test_a_model_that_only_understands_stays_one(tuning_root: Path, tmp_path: Pa
     finish(path)
     assert check_checkpoint(tmp_path / "out") == ("encoder", "llm")
     assert differing(tuning_root / "llava", tmp_path / "out") == {"encoder/projector", "llm"}
+    judged = tmp_path / "runs" / "tuned" / "evaluate"
+    assert 0 <= json.loads((judged / "held_out.json").read_text())["tokens_right"] <= 1
+    assert json.loads((judged / "evaluation.json").read_text())["evaluators"]["vqa"]["items"] > 0
     old, new = (read_card(folder / "llm") for folder in (tuning_root / "llava", tmp_path / "out"))
     assert new.facts == old.facts
     assert not matches(read_card(tmp_path / "out" / "encoder").output("embeddings"), old.input("embeddings"))
