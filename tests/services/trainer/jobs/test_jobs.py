@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.trainer.app import app
 from services.trainer.jobs.record import MAX_ATTEMPTS, TASKS
 from services.trainer.tasks import enqueue
 from tests.services.trainer.jobs.bench import Bench
@@ -133,6 +134,14 @@ def test_a_worker_that_is_stopped_hands_its_job_back(bench: Bench) -> None:
     assert bench.calls("handed") == ["prepare", "train", *TASKS[1:]]
     assert bench.counted("handed") == 60
     assert not bench.doubled("handed")
+
+
+def test_a_task_that_celery_terminates_is_a_cancelled_job(bench: Bench) -> None:
+    job_id = bench.launch("revoked", **steps(100))
+    bench.wait_for_step(job_id, 3)
+    app.control.revoke(f"{job_id}-train-2", terminate=True)  # as Flower's button does
+    bench.wait_for(job_id, "cancelled")
+    bench.wait(lambda: not bench.left(job_id), timeout_s=5)
 
 
 def test_who_loses_the_lease_stops_at_once(bench: Bench) -> None:
