@@ -126,7 +126,9 @@ class DiffusionObjective(Objective):
         scenes = [sample_scene(rng, "held_out") for _ in range(NUM_EVAL)]
         ids = self.text_ids([dense_caption(scene) for scene in scenes])
         conditioning = self.text(input_ids=ids).last_hidden_state
-        pictures = sample_pictures(self.decoder, conditioning, self.null_conditioning(), list(range(NUM_EVAL)), 25, 3.0)
+        served, seeds = self.recipe.checkpoint, list(range(NUM_EVAL))
+        how = (served.num_inference_steps, served.guidance_scale)
+        pictures = sample_pictures(self.decoder, conditioning, self.null_conditioning(), seeds, *how)
         verdicts = [judge(picture, scene) for picture, scene in zip(pictures, scenes, strict=True)]
         return {
             "blocks_right": sum(v.num_right for v in verdicts) / sum(v.num_blocks for v in verdicts),

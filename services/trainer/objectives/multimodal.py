@@ -162,7 +162,9 @@ class MultimodalObjective(UnderstandingObjective):
         batch = self.batch(group, random.Random(f"multimodal/evaluate/{group.kind}"), "held_out")
         conditioning = self.decoder_stage.head(*self.img_states(batch, self.hidden_plain(batch)))
         decoder, null = self.decoder_stage.decoder, self.decoder_stage.null_conditioning
-        pictures = sample_pictures(decoder, conditioning, null, list(range(NUM_EVAL)), 20, 3.0)
+        served = self.recipe.checkpoint
+        how = (served.num_inference_steps, served.guidance_scale)
+        pictures = sample_pictures(decoder, conditioning, null, list(range(NUM_EVAL)), *how)
         return [judge(picture, scene) for picture, (scene, _) in zip(pictures, batch.targets, strict=True)]
 
     def write(self, folder: Path) -> None:

@@ -61,7 +61,7 @@ def test_prepare_is_done_by_the_workers(bench: Bench) -> None:
     mix, out = write_toml(bench.folder), bench.folder / "mix"
     card, said = bench.train("prepare", str(mix), "-o", str(out))
     assert card == str(out / "card.html")
-    assert "write: 1 of 1" in said
+    assert "write: 20 of 20" in said
     alone = prepare(Mix.read(mix), bench.folder / "alone", 1, bench.folder)
     assert (alone.out / "index.json").read_bytes() == (out / "index.json").read_bytes()
     assert "nothing.toml does not exist" in bench.train("prepare", "nothing.toml", "-o", str(out), code=2)[1]
