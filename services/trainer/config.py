@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import tomllib
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from triptych.errors import InvalidArgument
+from services.trainer.toml_file import checked, read_toml
 from triptych.exports import FORMATS, PRECISIONS, export_name
 
 NOT_WEIGHTS = {"gate", "evaluate_every", "save_every", "distribution"}
@@ -252,13 +251,7 @@ class Recipe(_Frozen):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises InvalidArgument naming the file, the key and what is wrong with it."""
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-            return cls.model_validate(values)
-        except FileNotFoundError:
-            raise InvalidArgument(f"recipe {path} does not exist") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
-            raise InvalidArgument(f"recipe {path}: {error}") from error
+        return checked(cls, read_toml(path, "recipe"), path, "recipe")
 
     @property
     def folder(self) -> Path:

@@ -1,9 +1,9 @@
 """Recipes of either kind: `kind = "tuning"` trains a checkpoint further; without it, one is built from nothing."""
 
-import tomllib
 from pathlib import Path
 
 from services.trainer.config import Recipe
+from services.trainer.toml_file import read_toml
 from services.trainer.tuning import TuningRecipe
 from triptych.errors import InvalidArgument
 
@@ -12,10 +12,7 @@ AnyRecipe = Recipe | TuningRecipe
 
 def read_recipe(path: Path) -> AnyRecipe:
     """Raises InvalidArgument naming the file, the key and what is wrong with it."""
-    try:
-        kind = tomllib.loads(path.read_text(encoding="utf-8")).get("kind", "blocks")
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-        return Recipe.read(path)  # which says what it is
+    kind = read_toml(path, "recipe").get("kind", "blocks")
     if kind == "tuning":
         return TuningRecipe.read(path)
     if kind != "blocks":

@@ -6,16 +6,16 @@
 import hashlib
 import json
 import math
-import tomllib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from services.trainer.config import NOT_WEIGHTS, Distribution, ExportStage, Stage
 from services.trainer.data.mix import Mix
 from services.trainer.evaluators import EVALUATORS
+from services.trainer.toml_file import checked, read_toml
 from triptych.errors import InvalidArgument
 
 Part = Literal["projector", "llm", "head", "tokens"]
@@ -185,12 +185,7 @@ class TuningRecipe(_Frozen):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises InvalidArgument naming the file, the key and what is wrong with it."""
-        try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise InvalidArgument(f"recipe {path} does not exist") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
-            raise InvalidArgument(f"recipe {path}: {error}") from error
+        return checked(cls, read_toml(path, "recipe"), path, "recipe")
 
     @property
     def folder(self) -> Path:

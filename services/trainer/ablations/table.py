@@ -1,13 +1,13 @@
 """An ablation table: one TOML file that says what its rows change in a recipe, and how each of them is trained."""
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from services.trainer.config import Group, MultimodalStage, Recipe
+from services.trainer.toml_file import checked, read_toml
 from triptych.errors import InvalidArgument
 
 Part = Literal["encoder", "projector", "llm", "head"]
@@ -74,14 +74,12 @@ class Table(_Frozen):
     def read(cls, path: Path) -> Self:
         """Keys of the file named by `common` hold unless the table has its own. Raises InvalidArgument naming what is
         wrong and where."""
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-            if common := values.pop(COMMON_FILE, None):
-                values = tomllib.loads((path.parent / common).read_text(encoding="utf-8")) | values
-            values["recipe"] = path.parent / values.get("recipe", "")
-            return cls.model_validate(values)
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
-            raise InvalidArgument(f"ablation table {path}: {error}") from error
+        what = "ablation table"
+        values = read_toml(path, what)
+        if common := values.pop(COMMON_FILE, None):
+            values = read_toml(path.parent / common, what) | values
+        values["recipe"] = path.parent / values.get("recipe", "")
+        return checked(cls, values, path, what)
 
     def base(self) -> Recipe:
         """Raises InvalidArgument when it cannot be read."""

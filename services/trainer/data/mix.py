@@ -3,16 +3,16 @@
 import hashlib
 import json
 import math
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
 from services.trainer.data.fingerprints import NUM_PERMUTATIONS
 from services.trainer.data.pictures import MAX_PIXELS
 from services.trainer.data.sources import SOURCES
 from services.trainer.data.sources.base import NAME, Source, SourceConfig
+from services.trainer.toml_file import checked, read_toml
 from triptych.errors import FailedPrecondition, InvalidArgument
 
 PERCENT = 100.0
@@ -83,12 +83,7 @@ class Mix(_Frozen):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises InvalidArgument naming the file, the key and what is wrong with it."""
-        try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise InvalidArgument(f"mix {path} does not exist") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
-            raise InvalidArgument(f"mix {path}: {error}") from error
+        return checked(cls, read_toml(path, "mix"), path, "mix")
 
     @property
     def digest(self) -> str:
