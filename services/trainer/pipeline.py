@@ -20,7 +20,8 @@ from triptych.errors import FailedPrecondition, InvalidArgument, TriptychError, 
 
 MAX_SIDE_BY_SIDE = 2
 POLL_S = 0.5
-KILLED = re.compile(r"exitcode\s*: -\d+")  # torch's launcher, of a rank that a signal ended
+LOST = 3  # exit code of a rank that is not to blame
+RANK_ENDED = re.compile(r"exitcode\s*: (-?\d+)")  # torch's launcher says so of each
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,13 @@ def _follow(process: subprocess.Popen[str], stage: str, display: Display) -> Non
 def _reap(recipe: AnyRecipe, running: list[Running]) -> list[Running]:
     for ended in [r for r in running if r.process.poll() is not None]:
         if ended.process.returncode != 0:
-            raise _failure(ended)
+            raise failure_of(ended)
         if ended.is_first:
             plot_losses(recipe.folder / ended.stage)
     return [r for r in running if r.process.poll() is None]
 
 
-def _failure(ended: Running) -> TriptychError:
+def failure_of(ended: Running) -> TriptychError:
     """FailedPrecondition with what its ranks said, each once; Unavailable where they were ended without a word.
 
     torch's launcher ends with 1 whatever ended its ranks, and puts a page of its own into the log.
@@ -143,6 +144,7 @@ def _failure(ended: Running) -> TriptychError:
     if ended.process.returncode < 0:
         name = signal.Signals(-ended.process.returncode).name
         return Unavailable(f"stage {ended.stage} was ended by {name} (log: {ended.log})\n{tail}")
-    if not said and any(KILLED.search(line) for line in lines):
-        return Unavailable(f"a rank of stage {ended.stage} was killed (log: {ended.log})\n{tail}")
+    codes = {int(found[1]) for line in lines if (found := RANK_ENDED.search(line))}
+    if codes and all(code < 0 or code == LOST for code in codes):
+        return Unavailable(f"a rank of stage {ended.stage} was killed, or lost the others (log: {ended.log})\n{tail}")
     return FailedPrecondition(f"stage {ended.stage} failed (log: {ended.log})\n{tail}")

@@ -3,6 +3,7 @@
 import ctypes
 import datetime
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from triptych.errors import InvalidArgument, Unavailable
 JOIN_TIMEOUT_S = 300  # for all ranks to come: they import torch and start CUDA
 STEP_TIMEOUT_S = 900  # for all ranks to come to the same step: rank 0 may load, or judge, alone for a while
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
+LOST_TOUCH = re.compile(r"gloo.*(closed by peer|reset by peer|Broken pipe|Timed out|refused)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def joined(distribution: Distribution | None, join_timeout_s: float = JOIN_TIMEO
 
     Without a distribution there is no group; one process by itself is a group of one. Raises InvalidArgument, before
     any group is formed, when processes or GPUs are not those the distribution says, and Unavailable naming the ranks
-    that have not come in time.
+    that have not come in time, or when the others are lost on the way.
     """
     started = int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
     wanted = distribution.num_ranks if distribution else 1
@@ -75,8 +77,17 @@ def joined(distribution: Distribution | None, join_timeout_s: float = JOIN_TIMEO
     dist.init_process_group(backend, store=store, rank=rank, world_size=started, timeout=timeout)
     try:
         yield Ranks(rank, started, device)
+    except RuntimeError as error:
+        if started > 1 and is_lost_touch(error):
+            raise Unavailable(f"rank {rank} of {started} has lost the others: {str(error).splitlines()[0]}") from error
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def is_lost_touch(error: RuntimeError) -> bool:
+    """Whether a collective failed because of another rank. gloo has no error class of its own."""
+    return isinstance(error, dist.DistError) or bool(LOST_TOUCH.search(str(error)))
 
 
 def _device(distribution: Distribution) -> torch.device:

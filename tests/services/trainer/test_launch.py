@@ -8,11 +8,11 @@ import pytest
 
 from services.trainer.config import Distribution
 from services.trainer.launch import Rendezvous, command
-from services.trainer.pipeline import run_stages
+from services.trainer.pipeline import Running, failure_of, run_stages
 from services.trainer.progress import Lines
 from tests.services.trainer.test_pipeline import toml
 from tests.services.trainer.tiny_recipe import tiny_recipe, tiny_values
-from triptych.errors import InvalidArgument
+from triptych.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 RECIPE = Path("recipe.toml")
 WORKER = ["-m", "services.trainer", "recipe.toml", "--stage", "llm"]
@@ -66,3 +66,21 @@ def test_a_stage_for_one_process_says_so(tmp_path: Path) -> None:
     last = done.stderr.strip().splitlines()[-2:]
     assert last[0].startswith("error: stage vae failed (log: ")
     assert last[1] == "error: vae.distribution: this stage trains in one process only"
+
+
+@pytest.mark.parametrize(
+    ("codes", "is_final"),
+    [((-9,), False), ((3, -15), False), ((3,), False), ((2, 3), True), ((1, -15), True), ((), True)],
+)
+def test_who_is_not_to_blame_may_try_again(codes: tuple[int, ...], is_final: bool, tmp_path: Path) -> None:
+    """As the log of torch's launcher has it."""
+    log = tmp_path / "vae.log"
+    log.write_text("of an earlier run:\n  exitcode  : 1 (pid: 1)\n")
+    start = log.stat().st_size
+    with log.open("a") as file:
+        file.writelines(f"  rank      : 0\n  exitcode  : {code} (pid: 7)\n" for code in codes)
+    process = subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit(1)"], text=True)
+    process.wait()
+    failure = failure_of(Running("vae", process, log, start, is_first=True))
+    assert isinstance(failure, FailedPrecondition if is_final else Unavailable)
+    assert str(log) in str(failure)

@@ -1,14 +1,31 @@
 """Joining a group: what does not fit is said before anything starts, and who is missing."""
 
 import datetime
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from services.trainer.config import Distribution
-from services.trainer.ranks import ALONE, joined
+from services.trainer.ranks import ALONE, is_lost_touch, joined
 from triptych.errors import InvalidArgument, Unavailable
+
+ROOT = Path(__file__).parents[3]
+ONE_IS_KILLED = """
+import os, signal, torch
+from services.trainer.config import Distribution
+from services.trainer.ranks import joined
+with joined(Distribution(num_processes=2, device="cpu"), 200) as ranks:
+    assert ranks.sum(torch.ones(1)).item() == 2
+    if ranks.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    ranks.sum(torch.ones(1))
+"""
 
 
 def join(distribution: Distribution | None, timeout_s: float = 1) -> None:
@@ -16,9 +33,9 @@ def join(distribution: Distribution | None, timeout_s: float = 1) -> None:
         pytest.fail("it should not have joined")
 
 
-def launched(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int, port: int = 0) -> None:
-    """The environment that torch's launcher sets."""
-    values = {
+def environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What torch's launcher sets."""
+    return {
         "TORCHELASTIC_RUN_ID": "run",
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "MASTER_ADDR": "127.0.0.1",
@@ -27,8 +44,16 @@ def launched(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int, port: 
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(world_size),
     }
-    for key, value in values.items():
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int, port: int = 0) -> None:
+    for key, value in environment(rank, world_size, port).items():
         monkeypatch.setenv(key, value)
+
+
+def meeting_place() -> dist.TCPStore:  # type: ignore[name-defined]
+    timeout = datetime.timedelta(seconds=60)
+    return dist.TCPStore("127.0.0.1", 0, None, True, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
 
 
 def test_without_a_distribution_there_is_no_group() -> None:
@@ -64,9 +89,29 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ranks_that_do_not_come_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = dist.TCPStore(  # type: ignore[attr-defined]
-        "127.0.0.1", 0, None, True, datetime.timedelta(seconds=30), wait_for_workers=False
-    )
+    store = meeting_place()
     launched(monkeypatch, 0, 3, store.port)
     with pytest.raises(Unavailable, match=r"rank 1, 2 of 3 has not come within 1 s"):
         join(Distribution(num_processes=3, device="cpu"))
+
+
+def test_a_rank_that_loses_the_others_says_so() -> None:
+    store = meeting_place()
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_IS_KILLED],
+            cwd=ROOT,
+            env={**os.environ, **environment(rank, 2, store.port), "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=240)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [1, -signal.SIGKILL], said
+    assert "Unavailable: rank 0 of 2 has lost the others: " in said[0]
+
+
+def test_other_errors_are_not_taken_for_that() -> None:
+    assert not is_lost_touch(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert is_lost_touch(dist.DistNetworkError("the client socket has timed out"))

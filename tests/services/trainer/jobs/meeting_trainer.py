@@ -30,7 +30,7 @@ def main() -> int:
     shape = ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "0", "--node-rank", str(args.node_rank)]
     where = ["--master-addr", host, "--master-port", port]
     command = [sys.executable, "-m", "torch.distributed.run", *shape, *where, __file__, str(folder)]
-    return subprocess.run(command, check=False).returncode
+    return 3 if subprocess.run(command, check=False).returncode else 0  # as the trainer does when ranks are lost
 
 
 def meet(folder: Path) -> int:
