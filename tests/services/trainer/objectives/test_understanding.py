@@ -95,8 +95,10 @@ def test_muon_goes_on_where_it_stopped(upstream: Path, tmp_path: Path) -> None:
     first = StageRun(made(upstream, muon_lr_scale=3.0), tmp_path, "d")
     losses(first, 2)
     first.save()
+    first.states.finish()
     second = StageRun(made(upstream, muon_lr_scale=3.0), tmp_path, "d")
     second.resume()
+    assert second.step == 2
     assert losses(second, 2) == losses(first, 2)
 
 
