@@ -7,9 +7,11 @@ import typer
 from triptych.handover import hand_over
 
 SETTINGS: Final = {"ignore_unknown_options": True, "help_option_names": []}  # `--help` is the trainer's, too
-Arguments = Annotated[list[str] | None, typer.Argument(metavar="COMMAND ...", show_default=False)]
+Arguments = Annotated[
+    list[str] | None, typer.Argument(metavar="COMMAND ...", show_default=False, help="--help lists them")
+]
 
 
 def train(arguments: Arguments = None) -> None:
-    """Training runs as jobs: submit, status, list, cancel, resume, worker, flower, stop."""
+    """Training runs as jobs: submit, status, list, cancel, resume, prepare, worker, flower, stop."""
     hand_over("services.trainer.jobs", arguments or [])
