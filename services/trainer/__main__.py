@@ -17,8 +17,6 @@ from triptych.errors import InvalidArgument, TriptychError
 
 EXIT_CODES = {"INVALID_ARGUMENT": 2, "UNAVAILABLE": 3}  # 3: a stage was killed; the same command goes on
 
-EXIT_CODES = {"INVALID_ARGUMENT": 2, "UNAVAILABLE": 3}  # 3: a stage was killed; the same command goes on
-
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m services.trainer", description=__doc__)
