@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from services.trainer.config import Recipe
-from services.trainer.toml_file import read_toml
+from services.trainer.toml_file import checked, read_toml
 from services.trainer.tuning import TuningRecipe
 from triptych.errors import InvalidArgument
 
@@ -12,9 +12,10 @@ AnyRecipe = Recipe | TuningRecipe
 
 def read_recipe(path: Path) -> AnyRecipe:
     """Raises InvalidArgument naming the file, the key and what is wrong with it."""
-    kind = read_toml(path, "recipe").get("kind", "blocks")
-    if kind == "tuning":
-        return TuningRecipe.read(path)
-    if kind != "blocks":
+    values = read_toml(path, "recipe")
+    kind = values.get("kind", "blocks")
+    if kind not in ("blocks", "tuning"):
         raise InvalidArgument(f"recipe {path}: kind is {kind!r}, must be 'blocks' or 'tuning'")
-    return Recipe.read(path)
+    if kind == "tuning":
+        return checked(TuningRecipe, values, path, "recipe")
+    return checked(Recipe, values, path, "recipe")

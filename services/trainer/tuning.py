@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from services.trainer.config import NOT_WEIGHTS, Distribution, ExportStage, Stage
 from services.trainer.data.mix import Mix
 from services.trainer.evaluators import EVALUATORS
-from services.trainer.toml_file import checked, read_toml
 from triptych.errors import InvalidArgument
 
 Part = Literal["projector", "llm", "head", "tokens"]
@@ -181,11 +180,6 @@ class TuningRecipe(_Frozen):
         if self.out.absolute() == self.base.absolute():
             raise ValueError(f"out {self.out} is the base, which stays as it is")
         return self
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Raises InvalidArgument naming the file, the key and what is wrong with it."""
-        return checked(cls, read_toml(path, "recipe"), path, "recipe")
 
     @property
     def folder(self) -> Path:

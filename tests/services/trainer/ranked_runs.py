@@ -53,11 +53,11 @@ class Made:
     @property
     def losses(self) -> list[float]:
         """Of the steps since the last start, over all ranks."""
-        return torch.load(self.folder / "out" / "made.pt")["losses"]  # type: ignore[no-any-return]
+        return torch.load(self.folder / "out" / "made.pt", weights_only=True)["losses"]  # type: ignore[no-any-return]
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        return torch.load(self.folder / "out" / "made.pt")["weights"]  # type: ignore[no-any-return]
+        return torch.load(self.folder / "out" / "made.pt", weights_only=True)["weights"]  # type: ignore[no-any-return]
 
     @property
     def states(self) -> list[str]:
