@@ -170,7 +170,7 @@ class Stages:
 
     @contextmanager
     def _calling(self, replica: Replica) -> Iterator[tuple[pb.ServedBy, traces.Span]]:
-        """Around a call. What the span takes beyond the stage's own span is transport."""
+        """Around a call. The span is open for transport too, and the LLM's also while pictures are drawn."""
         span = traces.current().child(f"call {replica.stage}", "client", address=replica.address)
         with span, self._tally.calling(replica.stage, replica.digest), replica.calling() as served_by:
             span.set(replica=served_by.replica_id, card=served_by.digest)
