@@ -28,7 +28,8 @@ def system(system_checkpoint: Path) -> Iterator[System]:
     log_dir = system_checkpoint.parent / "logs"
     command = [*TRIPTYCH, "up", "--checkpoint", str(system_checkpoint), "--port", "0", "--log-dir", str(log_dir)]
     metrics = {f"{service.upper()}_METRICS_PORT": "0" for service in SERVICES}
-    with subprocess.Popen(command, env=environment(**metrics), stdout=subprocess.PIPE, text=True) as process:
+    traced = {f"{service.upper()}_TRACES": "console" for service in SERVICES}
+    with subprocess.Popen(command, env=environment(**metrics, **traced), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             address = process.stdout.readline().strip()

@@ -79,6 +79,11 @@ class Card:
         """How errors and logs name the component."""
         return f"{self.kind} {self.name} {self.version}"
 
+    @property
+    def generation(self) -> str:
+        """The start of the digest: short enough for a metric's label, long enough to tell builds apart."""
+        return self.digest.removeprefix("sha256:")[:12]
+
     def input(self, name: str) -> Port:
         """Raises CheckpointError when the card has no such port."""
         return _port(self.inputs, name, f"{self.label} has no input")

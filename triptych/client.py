@@ -4,7 +4,8 @@
         client.draw("a red circle above a blue square", seed=1).save("out.png")
 
 Errors are the classes of `triptych.errors`, with the server's message, stage and request id. UNAVAILABLE is retried by
-gRPC itself, four times within about two seconds, as long as nothing of the reply has arrived.
+gRPC itself, four times within about two seconds, as long as nothing of the reply has arrived. After
+`triptych.traces.configure` each call is a span, which the services go on with.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Final, Self, cast
 import grpc
 import grpc.aio
 
+from triptych import traces
 from triptych.errors import TriptychError, Unavailable
 from triptych.replies import Answer, Drawing, Event, Reply
 from triptych.requests import DEFAULTS, ImageSource, Params, Task
@@ -94,8 +96,8 @@ class Client:
 
     def respond(self, request: pb.RespondRequest) -> Generator[pb.RespondResponse, None, None]:
         """The bare call. Closing the iterator cancels it."""
-        with _translated(self.address):
-            call = self._stub.Respond(request, timeout=self._timeout_s)
+        with _translated(self.address), traces.started("respond", address=self.address) as span:
+            call = self._stub.Respond(request, timeout=self._timeout_s, metadata=span.headers())
             try:
                 yield from call
             finally:
@@ -163,8 +165,8 @@ class AsyncClient:
 
     async def respond(self, request: pb.RespondRequest) -> AsyncGenerator[pb.RespondResponse, None]:
         """The bare call. Closing the iterator cancels it."""
-        with _translated(self.address):
-            call = self._stub.Respond(request, timeout=self._timeout_s)
+        with _translated(self.address), traces.started("respond", address=self.address) as span:
+            call = self._stub.Respond(request, timeout=self._timeout_s, metadata=span.headers())
             try:
                 async for response in call:
                     yield response

@@ -58,21 +58,21 @@ class TensorAssembler:
         self._field = field
         self._dtype = header.dtype
         self._shape = _checked_shape(header, field)
-        self._num_bytes = math.prod(self._shape) * _STORED[header.dtype].itemsize
-        if self._num_bytes > max_bytes:
+        self.num_bytes = math.prod(self._shape) * _STORED[header.dtype].itemsize
+        if self.num_bytes > max_bytes:
             raise InvalidArgument(
-                f"{field}.shape {self._shape} takes {self._num_bytes} bytes, above the limit of {max_bytes}"
+                f"{field}.shape {self._shape} takes {self.num_bytes} bytes, above the limit of {max_bytes}"
             )
-        self._num_chunks = _checked_num_chunks(header, self._num_bytes, field)
+        self._num_chunks = _checked_num_chunks(header, self.num_bytes, field)
         self._chunks_seen = 0
         self._filled = 0
-        self._buffer = bytearray(header.data) if self._num_chunks == 0 else bytearray(self._num_bytes)
+        self._buffer = bytearray(header.data) if self._num_chunks == 0 else bytearray(self.num_bytes)
         if self._num_chunks == 0:
-            self._filled = self._num_bytes
+            self._filled = self.num_bytes
 
     @property
     def complete(self) -> bool:
-        return self._filled == self._num_bytes and self._chunks_seen == self._num_chunks
+        return self._filled == self.num_bytes and self._chunks_seen == self._num_chunks
 
     def add(self, chunk: pb.TensorChunk) -> None:
         """Takes the next chunk, in order."""
@@ -84,8 +84,8 @@ class TensorAssembler:
             raise InvalidArgument(f"{name} has {len(data)} bytes, must be 1 to {CHUNK_BYTES}")
         end = self._filled + len(data)
         is_last = self._chunks_seen + 1 == self._num_chunks
-        if end > self._num_bytes or (is_last and end != self._num_bytes):
-            raise InvalidArgument(f"{name} brings the total to {end} bytes, the shape needs {self._num_bytes}")
+        if end > self.num_bytes or (is_last and end != self.num_bytes):
+            raise InvalidArgument(f"{name} brings the total to {end} bytes, the shape needs {self.num_bytes}")
         self._buffer[self._filled : end] = data
         self._filled = end
         self._chunks_seen += 1
@@ -95,7 +95,7 @@ class TensorAssembler:
         if not self.complete:
             raise InvalidArgument(
                 f"{self._field} ended after {self._chunks_seen} of {self._num_chunks} chunks "
-                f"({self._filled} of {self._num_bytes} bytes)"
+                f"({self._filled} of {self.num_bytes} bytes)"
             )
         flat = np.frombuffer(self._buffer, dtype=_STORED[self._dtype])
         if self._dtype == pb.D_TYPE_BF16:

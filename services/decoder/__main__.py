@@ -13,4 +13,4 @@ if __name__ == "__main__":
 
     replica_id = new_replica_id()
     configure_logs(settings, replica_id)
-    sys.exit(run(main(settings, replica_id), settings.service))
+    sys.exit(run(main(settings, replica_id), settings, replica_id))

@@ -28,7 +28,9 @@ class DecoderEngine:
             postprocess=self._postprocess,
             free=self._free,
             metrics=metrics,
+            phase=lambda _: "denoise",
         )
+        self._steps = metrics.counter("steps", "denoising steps run")
         self._images = metrics.counter("images", "images made")
 
     @property
@@ -62,6 +64,7 @@ class DecoderEngine:
         return self._runner.run(request)
 
     def _postprocess(self, request: DecodeRequest, events: list[Event]) -> list[Event]:
+        self._steps.inc()
         if isinstance(events[-1], Picture):
             request.is_finished = True
             self._images.inc()

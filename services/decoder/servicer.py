@@ -13,6 +13,7 @@ from services.decoder.engine import DecoderEngine
 from services.decoder.events import Event, Picture, Preview, Progress
 from services.decoder.params import DecodeParams, DecoderFacts
 from services.decoder.runner import DecodeRequest
+from triptych import traces
 from triptych.card import Card
 from triptych.errors import Cancelled, FailedPrecondition, InvalidArgument, Unimplemented
 from triptych.serving.batching import Timing
@@ -87,12 +88,13 @@ class DecoderServicer(decoder_pb2_grpc.DecoderServiceServicer):
             known = ", ".join(repr(known) for known in (self._input.space, *self._input.accepts))
             raise FailedPrecondition(f"conditioning.space is {sent.space!r}, {self._card.label} understands {known}")
         assemblers = self._assemblers(sent)
-        for assembler in assemblers:
-            while not assembler.complete:
-                message = await anext(requests, None)
-                if message is None or not message.HasField("chunk"):
-                    raise InvalidArgument("start.conditioning announced more chunks than followed it")
-                assembler.add(message.chunk)
+        with traces.span("receive", tensors=len(assemblers), bytes=sum(a.num_bytes for a in assemblers)):
+            for assembler in assemblers:
+                while not assembler.complete:
+                    message = await anext(requests, None)
+                    if message is None or not message.HasField("chunk"):
+                        raise InvalidArgument("start.conditioning announced more chunks than followed it")
+                    assembler.add(message.chunk)
         hidden_states, embeddings = (_finite(assembler) for assembler in assemblers)
         return hidden_states, embeddings
 

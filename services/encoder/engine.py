@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +10,12 @@ from numpy.typing import NDArray
 from services.encoder.backends import Backend
 from services.encoder.config import EncoderConfig
 from services.encoder.runner import EncoderRunner
+from triptych import traces
 from triptych.card import Card, verify_digest
 from triptych.serving.batching import Load, Timing, Worker
 from triptych.serving.metrics import Metrics
+
+BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class EncoderEngine:
@@ -23,6 +27,11 @@ class EncoderEngine:
         self._backend = backend
         self._worker = Worker("encoder", config.max_queue_size)
         self._images = metrics.counter("images", "images embedded")
+        self._queued_ms = metrics.histogram_ms("queued", "time from arrival to the first batch")
+        self._running_ms = metrics.histogram_ms("running", "time to embed all images of a request")
+        self._batch_ms = metrics.histogram_ms("batch", "duration of one forward pass, preprocessing included")
+        self._batch_images = metrics.histogram("batch_images", "images in one forward pass", BATCH_BUCKETS)
+        metrics.gauge("requests_running", "requests being embedded", lambda: self.load.num_running)
         metrics.gauge("requests_waiting", "requests in the queue", lambda: self.load.num_waiting)
 
     @property
@@ -40,13 +49,19 @@ class EncoderEngine:
             async for embeddings in results:
                 self._images.inc()
                 yield embeddings
+        self._queued_ms.observe(timing.queued_ms, traces.exemplar())
+        self._running_ms.observe(timing.running_ms, traces.exemplar())
 
     async def stop(self) -> None:
         await self._worker.close()
+
+    def _observe(self, num_images: int, duration_ms: float) -> None:
+        self._batch_images.observe(num_images)
+        self._batch_ms.observe(duration_ms, traces.exemplar())
 
     def _load(self) -> tuple[EncoderRunner, float]:
         folder = self._config.checkpoint
         verify_digest(folder, self._card)
         bounds = {"max_batch_size": self._config.max_batch_size, "max_pixels": self._config.max_pixels}
-        runner = EncoderRunner(self._backend.load(folder), **bounds)
+        runner = EncoderRunner(self._backend.load(folder), observe=self._observe, **bounds)
         return runner, runner.check(self._card, folder)

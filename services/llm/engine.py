@@ -1,5 +1,6 @@
 """The engine's three verbs: the scheduler picks a sequence, the runner runs its step, the output becomes events."""
 
+import time
 from collections.abc import AsyncGenerator
 
 from services.llm.config import LlmConfig
@@ -8,7 +9,7 @@ from services.llm.events import Event, Finish, HiddenStates, ImageEnd, ImageStar
 from services.llm.runner import LlmRunner, Output, Piece, TokenIds
 from services.llm.sampling import SamplingParams
 from services.llm.scheduler import Scheduler
-from services.llm.sequence import DrawImage, FinishReason, ImagePolicy, Sequence
+from services.llm.sequence import DrawImage, FinishReason, ImagePolicy, Prefill, Sequence
 from triptych.card import Card, verify_digest
 from triptych.errors import InvalidArgument
 from triptych.models.placement import Placement
@@ -32,8 +33,13 @@ class LlmEngine:
             postprocess=self._postprocess,
             free=self._free,
             metrics=metrics,
+            phase=lambda sequence: sequence.phase,
         )
         self._tokens = metrics.counter("tokens", "tokens run, of prompts and replies")
+        self._prompt_tokens = metrics.counter("prompt_tokens", "tokens of prompts, pictures included")
+        self._generated_tokens = metrics.counter("generated_tokens", "tokens of replies, those of pictures included")
+        self._finished = metrics.counter("finished", "sequences that came to their end", ["reason"])
+        self._first_token_ms = metrics.histogram_ms("first_token", "time from arrival to the first token")
         self._images = metrics.counter("images", "images handed over")
         self._detokenizers: dict[Sequence, Detokenizer] = {}
 
@@ -82,11 +88,14 @@ class LlmEngine:
         detokenizer = self._detokenizers[sequence]
         events = self._drawn(sequence, output)
         self._tokens.inc(output.num_run)
+        if isinstance(sequence.step, Prefill):
+            self._first_token_ms.observe((time.perf_counter() - sequence.arrived) * 1000)
         if sequence.advance(output.num_run, output.next_id):
             events += detokenizer.add(output.next_id)
             if detokenizer.is_stopped:
                 sequence.finish("stop")
         if sequence.finish_reason is not None:
+            self._count(sequence, sequence.finish_reason)
             return [*events, *detokenizer.end(), _finish(sequence, sequence.finish_reason)]
         if isinstance(sequence.step, DrawImage):
             events += [*detokenizer.pause(), ImageStart(sequence.step.index)]
@@ -101,6 +110,11 @@ class LlmEngine:
         self._images.inc()
         index = sequence.step.index
         return [HiddenStates(index, output.hidden_states, output.embeddings), ImageEnd(index)]
+
+    def _count(self, sequence: Sequence, reason: FinishReason) -> None:
+        self._prompt_tokens.inc(sequence.num_prompt_tokens)
+        self._generated_tokens.inc(len(sequence.token_ids))
+        self._finished.labels(reason).inc()
 
     def _free(self, sequence: Sequence) -> None:
         self._runner.free(sequence)

@@ -1,8 +1,9 @@
 """One request in the engine: what it has, what it must run next, when it is over. Plain Python: ids, no tensors."""
 
+import time
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from services.llm.sampling import SamplingParams
 
@@ -38,6 +39,7 @@ class DrawImage:
 
 
 Step = Prefill | DecodeToken | DrawImage
+PHASES: Final[dict[type[Step], str]] = {Prefill: "prefill", DecodeToken: "decode", DrawImage: "draw"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Sequence:
         self.sampling = sampling
         self.max_images = max_images
         self.vocabulary = vocabulary
+        self.arrived = time.perf_counter()
         self.state = State.WAITING
         self.step: Step = Prefill()
         self.num_prompt_tokens = 0
@@ -73,6 +76,11 @@ class Sequence:
     @property
     def is_finished(self) -> bool:
         return self.finish_reason is not None
+
+    @property
+    def phase(self) -> str:
+        """What the next step is, by the name that spans and metrics give it."""
+        return PHASES[type(self.step)]
 
     @property
     def num_images_left(self) -> int:

@@ -14,6 +14,7 @@ from services.llm.events import Event, Finish, HiddenStates, ImageEnd, ImageStar
 from services.llm.runner import Embeddings, Piece, TokenIds
 from services.llm.sampling import SamplingParams
 from services.llm.sequence import ImagePolicy
+from triptych import traces
 from triptych.card import Card
 from triptych.errors import Cancelled, FailedPrecondition, InvalidArgument, Unimplemented
 from triptych.prompts import Special, Text
@@ -84,6 +85,10 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         if not prompt.segments:
             raise InvalidArgument("prompt.segments is empty, must hold at least one segment")
         assemblers = self._assemblers(prompt)
+        with traces.span("receive", tensors=len(assemblers), bytes=sum(a.num_bytes for a in assemblers.values())):
+            return await self._read(prompt, assemblers, requests)
+
+    async def _read(self, prompt: pb.Prompt, assemblers: dict[int, TensorAssembler], requests: Requests) -> list[Piece]:
         pieces: list[Piece] = []
         for index, segment in enumerate(prompt.segments):
             field = f"prompt.segments[{index}]"

@@ -38,7 +38,7 @@ def assemble(config: OrchestratorConfig, backends: Backends, metrics: Metrics) -
     """The servicer and what must be closed after it."""
     admission = Admission(config.max_num_requests, config.max_queue_size)
     cache = EmbeddingCache(config.embedding_cache_bytes)
-    counted = OrchestratorMetrics(metrics, admission, cache)
+    counted = OrchestratorMetrics(metrics, admission, cache, backends)
     embedder = Embedder(
         cache,
         counted,
@@ -53,4 +53,4 @@ def assemble(config: OrchestratorConfig, backends: Backends, metrics: Metrics) -
 if __name__ == "__main__":
     settings = OrchestratorConfig.from_args(sys.argv[1:])
     configure_logs(settings)
-    sys.exit(run(main(settings), settings.service))
+    sys.exit(run(main(settings), settings))

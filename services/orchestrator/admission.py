@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from triptych import traces
 from triptych.errors import ResourceExhausted
 
 
@@ -30,7 +31,8 @@ class Admission:
             )
         self.num_waiting += 1
         try:
-            await self._free.acquire()
+            with traces.span("queue"):
+                await self._free.acquire()
         finally:
             self.num_waiting -= 1
         self.num_running += 1

@@ -23,6 +23,11 @@ from triptych.v1 import component_pb2, component_pb2_grpc
 from triptych.v1 import orchestrator_pb2 as pb
 
 STAGES: Final = ("encoder", "llm", "decoder")
+HEALTHS: Final[dict[pb.Health.ValueType, str]] = {
+    pb.HEALTH_SERVING: "serving",
+    pb.HEALTH_NOT_SERVING: "not_serving",
+    pb.HEALTH_UNREACHABLE: "unreachable",
+}
 POLL_TIMEOUT_S: Final = 5.0
 
 
@@ -60,6 +65,11 @@ class Replica:
 
     def mark_unreachable(self, detail: str) -> None:
         self.health, self.detail, self.card, self.description = pb.HEALTH_UNREACHABLE, detail, None, None
+
+    @property
+    def digest(self) -> str:
+        """Of its card; empty while it is unreachable."""
+        return self.card.digest if self.card else ""
 
     @property
     def is_idle(self) -> bool:

@@ -13,6 +13,7 @@ from services.orchestrator.request import Upload
 from services.orchestrator.routing import Candidate
 from services.orchestrator.stages import Stages
 from services.orchestrator.tally import Tally
+from triptych import traces
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class Embedder:
         """One array per picture, in order. Pictures seen before cost nothing."""
         known = {p.digest: self._cache.get(p.digest, encoder.card.digest) for p in pictures}
         missing = list({p.digest: p for p in pictures if known[p.digest] is None}.values())
-        self._metrics.looked_up(hits=len(known) - len(missing), misses=len(missing))
+        hits, misses = len(known) - len(missing), len(missing)
+        self._metrics.looked_up(hits=hits, misses=misses)
+        traces.current().set(cache_hits=hits, cache_misses=misses)
         if not missing:
             tally.cached(encoder.card)
         pngs = [p.png or await self._png(p.upload) for p in missing]

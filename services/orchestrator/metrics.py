@@ -1,20 +1,34 @@
 """What the orchestrator counts, beside the calls that every server counts."""
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Final
 
 from services.orchestrator.admission import Admission
+from services.orchestrator.backends import HEALTHS, STAGES, Backends
 from services.orchestrator.cache import EmbeddingCache
+from services.orchestrator.routing import Route
+from triptych import traces
 from triptych.errors import TriptychError
 from triptych.serving.metrics import Metrics
 
+MAX_LABELS: Final = 64  # chains and generations told apart; an upgrade a week for a year
+OTHER: Final = "other"
+
 
 class OrchestratorMetrics:
-    """Named `triptych_orchestrator_...`."""
+    """Named `triptych_orchestrator_...`. A card is known by its generation, the start of its digest."""
 
-    def __init__(self, metrics: Metrics, admission: Admission, cache: EmbeddingCache) -> None:
+    def __init__(self, metrics: Metrics, admission: Admission, cache: EmbeddingCache, backends: Backends) -> None:
         self._requests = metrics.counter("requests", "finished requests", ["task", "status"])
+        self._request_ms = metrics.histogram_ms("request", "duration of requests, from arrival to the end", ["task"])
+        self._first_event_ms = metrics.histogram_ms("first_event", "time from arrival to the first event", ["task"])
+        self._chains = metrics.counter("chain_requests", "requests by the chain chosen: encoder-llm-decoder", ["chain"])
+        calls = "calls to a stage by the generation called and how it ended; a retry is one more"
+        self._calls = metrics.counter("stage_calls", calls, ["stage", "generation", "status"])
         self._queued_ms = metrics.histogram_ms("stage_queued", "time a stage let a request wait", ["stage"])
         self._running_ms = metrics.histogram_ms("stage_running", "time a stage worked on a request", ["stage"])
         self._hits = metrics.counter("embedding_cache_hits", "pictures whose embeddings were at hand")
@@ -22,27 +36,89 @@ class OrchestratorMetrics:
         metrics.gauge("embedding_cache_bytes", "embeddings at hand", lambda: cache.num_bytes)
         metrics.gauge("requests_running", "requests admitted", lambda: admission.num_running)
         metrics.gauge("requests_waiting", "requests waiting for admission", lambda: admission.num_waiting)
+        replicas = metrics.gauges("replicas", "replicas by what they last answered", ["stage", "state"])
+        for stage in STAGES:
+            for health, state in HEALTHS.items():
+                replicas.labels(stage, state).set_function(partial(_num_replicas, backends, stage, health))
+        self._chain_names, self._generations = Bounded(MAX_LABELS), Bounded(MAX_LABELS)
 
     @contextmanager
-    def request(self, task: str) -> Iterator[None]:
-        """Counts the request under the status it ends with."""
-        status = "INTERNAL"
-        try:
+    def request(self, task: str) -> Iterator[Callable[[], None]]:
+        """Counts the request under the status it ends with. What it gives is to be called at each event."""
+        started = time.perf_counter()
+        is_silent = True
+
+        def answered() -> None:
+            nonlocal is_silent
+            if is_silent:
+                is_silent = False
+                self._first_event_ms.labels(task).observe(_ms_since(started), traces.exemplar())
+
+        with _outcome(lambda status: self._requests.labels(task, status).inc()):
+            try:
+                yield answered
+            finally:
+                self._request_ms.labels(task).observe(_ms_since(started), traces.exemplar())
+
+    @contextmanager
+    def call(self, stage: str, digest: str) -> Iterator[None]:
+        """A call to a replica of the card with this digest."""
+        generation = self._generations.label(_generation(digest))
+        with _outcome(lambda status: self._calls.labels(stage, generation, status).inc()):
             yield
-            status = "OK"
-        except TriptychError as error:
-            status = error.code
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            status = "CANCELLED"
-            raise
-        finally:
-            self._requests.labels(task, status).inc()
+
+    def chosen(self, route: Route) -> None:
+        cards = (candidate.card if candidate else None for candidate in (route.encoder, route.llm, route.decoder))
+        chain = "-".join(card.generation if card else "none" for card in cards)
+        self._chains.labels(self._chain_names.label(chain)).inc()
 
     def stage(self, stage: str, queued_ms: float, running_ms: float) -> None:
-        self._queued_ms.labels(stage).observe(queued_ms)
-        self._running_ms.labels(stage).observe(running_ms)
+        self._queued_ms.labels(stage).observe(queued_ms, traces.exemplar())
+        self._running_ms.labels(stage).observe(running_ms, traces.exemplar())
 
     def looked_up(self, hits: int, misses: int) -> None:
         self._hits.inc(hits)
         self._misses.inc(misses)
+
+
+class Bounded:
+    """Values of a label: the first `max_values` are told apart, the rest are "other" until the process starts anew."""
+
+    def __init__(self, max_values: int) -> None:
+        self._max_values = max_values
+        self._known: set[str] = set()
+
+    def label(self, value: str) -> str:
+        if value not in self._known and len(self._known) >= self._max_values:
+            return OTHER
+        self._known.add(value)
+        return value
+
+
+@contextmanager
+def _outcome(count: Callable[[str], None]) -> Iterator[None]:
+    """Calls `count` with the name of the status that the block ends with."""
+    status = "INTERNAL"
+    try:
+        yield
+        status = "OK"
+    except TriptychError as error:
+        status = error.code
+        raise
+    except (asyncio.CancelledError, GeneratorExit):
+        status = "CANCELLED"
+        raise
+    finally:
+        count(status)
+
+
+def _num_replicas(backends: Backends, stage: str, health: int) -> int:
+    return sum(replica.health == health for replica in backends.replicas(stage))
+
+
+def _generation(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
+
+
+def _ms_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

@@ -17,6 +17,7 @@ from services.orchestrator.request import Request
 from services.orchestrator.routing import Route, choose, name_of
 from services.orchestrator.stages import Conditioning, Stages, TimeoutFor
 from services.orchestrator.tally import Tally
+from triptych import traces
 from triptych.errors import InvalidArgument, TriptychError, Unimplemented
 from triptych.v1 import decoder_pb2, llm_pb2
 from triptych.v1 import orchestrator_pb2 as pb
@@ -41,17 +42,18 @@ class Pipeline:
         """The events, unnumbered; the last one is Done. Raises the TriptychError of whatever went wrong."""
         tally = Tally(self._metrics)
         async with self._admission.admitted():
-            pictures = await self._embedder.check(request.pictures, self._backends.candidates("encoder"))
+            with traces.span("check pictures", pictures=len(request.pictures)):
+                pictures = await self._embedder.check(request.pictures, self._backends.candidates("encoder"))
             route = self._route(request)
+            self._metrics.chosen(route)
             check_against_cards(request, route)
             stages = Stages(self._backends, tally, timeout_for)
             segments = prompt.segments_of(request, route)
             shown = prompt.pictures_in(segments)
-            embeddings = (
-                await self._embedder.embed([pictures[i] for i in shown], route.encoder, stages, tally)
-                if route.encoder
-                else []
-            )
+            embeddings = []
+            if route.encoder:
+                with traces.span("embed", pictures=len(shown)):
+                    embeddings = await self._embedder.embed([pictures[i] for i in shown], route.encoder, stages, tally)
             message, chunks = prompt.build(request, route, segments, dict(zip(shown, embeddings, strict=True)))
             async with aclosing(stages.generate(route.llm, message, chunks)) as events:
                 async for event in events:

@@ -81,7 +81,7 @@ def verdicts(encoders: Sequence[Card], llms: Sequence[Card], decoders: Sequence[
 
 def name_of(card: Card) -> str:
     """How an error names a card: kind, name, version and the start of its digest."""
-    return f"{card.label} ({card.digest.removeprefix('sha256:')[:12]})"
+    return f"{card.label} ({card.generation})"
 
 
 def decoder_reason(llm: Card, decoder: Card) -> str:

@@ -33,7 +33,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         self._metrics = metrics
 
     async def Respond(self, request: pb.RespondRequest, context: Context) -> AsyncIterator[pb.RespondResponse]:
-        with self._metrics.request(TASKS.get(request.task, "unknown")):
+        with self._metrics.request(TASKS.get(request.task, "unknown")) as answered:
             parsed = parse(request, self._config)
             events = self._pipeline.run(parsed, self._timeouts(context), request_id.current.get())
             async with aclosing(events):
@@ -41,6 +41,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
                 async for event in events:
                     event.sequence_number = number
                     number += 1
+                    answered()
                     yield event
 
     async def ListComponents(self, request: pb.ListComponentsRequest, context: object) -> pb.ListComponentsResponse:

@@ -4,8 +4,8 @@ Decode always too, since the same seed paints the same picture and steps already
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -16,6 +16,7 @@ from services.orchestrator.backends import Backends, Replica
 from services.orchestrator.cache import Embeddings
 from services.orchestrator.routing import Candidate
 from services.orchestrator.tally import Tally
+from triptych import traces
 from triptych.errors import InvalidArgument, TriptychError, Unavailable
 from triptych.tensors import CHUNK_BYTES, TensorAssembler
 from triptych.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc, tensor_pb2
@@ -101,8 +102,9 @@ class Stages:
         stub = encoder_pb2_grpc.EncoderServiceStub(replica.channel)
         assemblers: list[TensorAssembler] = []
         done = encoder_pb2.EncodeDone()
-        with replica.calling() as served_by:
-            call = stub.Encode(encoder_pb2.EncodeRequest(images=images), timeout=self._timeout_for("encoder"))
+        with self._calling(replica) as (served_by, span):
+            with traces.within(span):
+                call = stub.Encode(encoder_pb2.EncodeRequest(images=images), timeout=self._timeout_for("encoder"))
             try:
                 async for response in call:
                     if response.HasField("embedding"):
@@ -166,6 +168,14 @@ class Stages:
         self._tally.ended(served_by, image.queued_ms, image.running_ms)
         yield image
 
+    @contextmanager
+    def _calling(self, replica: Replica) -> Iterator[tuple[pb.ServedBy, traces.Span]]:
+        """Around a call. The span is open for transport too, and the LLM's also while pictures are drawn."""
+        span = traces.current().child(f"call {replica.stage}", "client", address=replica.address)
+        with span, self._tally.calling(replica.stage, replica.digest), replica.calling() as served_by:
+            span.set(replica=served_by.replica_id, card=served_by.digest)
+            yield served_by, span
+
     @asynccontextmanager
     async def _exchange(
         self, replica: Replica, method: grpc.aio.StreamStreamMultiCallable[In, Out], requests: Sequence[In]
@@ -180,8 +190,9 @@ class Stages:
                 yield request
             await closed.wait()
 
-        with replica.calling() as served_by:
-            call = method(stream(), timeout=self._timeout_for(replica.stage))
+        with self._calling(replica) as (served_by, span):
+            with traces.within(span):
+                call = method(stream(), timeout=self._timeout_for(replica.stage))
             try:
                 yield served_by, aiter(call)
             finally:
@@ -197,12 +208,22 @@ async def _conditioning(
     if num_chunks * CHUNK_BYTES > MAX_TENSOR_BYTES:
         raise _broken(replica, f"announced {num_chunks} chunks of hidden states, above {MAX_TENSOR_BYTES} bytes")
     chunks: list[tensor_pb2.TensorChunk] = []
+    with traces.span("receive", chunks=num_chunks):
+        await _read(replica, num_chunks, chunks, responses)
+    return Conditioning(header, tuple(chunks))
+
+
+async def _read(
+    replica: Replica,
+    num_chunks: int,
+    chunks: list[tensor_pb2.TensorChunk],
+    responses: AsyncIterator[llm_pb2.GenerateResponse],
+) -> None:
     while len(chunks) < num_chunks:
         response = await anext(responses, None)
         if response is None or not response.HasField("chunk"):
             raise _broken(replica, f"sent {len(chunks)} of {num_chunks} announced chunks of hidden states")
         chunks.append(response.chunk)
-    return Conditioning(header, tuple(chunks))
 
 
 def _check_encoded(

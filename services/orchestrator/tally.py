@@ -1,6 +1,7 @@
 """What one request cost and who served it: becomes the Done event."""
 
 import time
+from contextlib import AbstractContextManager
 
 from services.orchestrator.metrics import OrchestratorMetrics
 from triptych.card import Card
@@ -23,6 +24,10 @@ class Tally:
         self.stage_times.append(pb.StageTime(stage=stage, queued_ms=queued_ms, running_ms=running_ms))
         self._served_by[stage, served_by.replica_id] = served_by
         self._metrics.stage(stage, queued_ms, running_ms)
+
+    def calling(self, stage: str, digest: str) -> AbstractContextManager[None]:
+        """Around a call to a replica."""
+        return self._metrics.call(stage, digest)
 
     def cached(self, card: Card) -> None:
         """Its work was found in the cache: the card counts, no replica does."""

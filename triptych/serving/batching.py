@@ -11,6 +11,7 @@ from functools import partial
 from threading import Event, Lock
 from typing import Final, ParamSpec, TypeVar
 
+from triptych import traces
 from triptych.errors import ResourceExhausted, Unavailable
 
 P = ParamSpec("P")
@@ -129,7 +130,9 @@ class Worker:
 
     def _measured(self, timing: Timing, submitted: float, call: Callable[[], T]) -> T:
         started = time.perf_counter()
-        timing.queued_ms += (started - submitted) * 1000
+        queued_ms = (started - submitted) * 1000
+        timing.queued_ms += queued_ms
+        traces.current().past("queue", queued_ms)
         with self._lock:
             self._num_waiting -= 1
             self._num_running += 1

@@ -1,10 +1,11 @@
-"""Client channels of our processes: message limits, keepalive, and the request id on every call."""
+"""Client channels of our processes: message limits, keepalive, and request id and trace on every call."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import grpc
 
+from triptych import traces
 from triptych.serving import request_id
 
 KEEPALIVE_S: Final = 30  # servers must allow a shorter interval than this, see server.py
@@ -26,11 +27,14 @@ def open_channel(address: str, max_message_bytes: int) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(address, options=options, interceptors=_INTERCEPTORS)
 
 
-def _with_request_id(details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
+def _with_context(details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
     request = request_id.current.get()
-    if not request:
+    headers = traces.current().headers()
+    if not request and not headers:
         return details
-    metadata = grpc.aio.Metadata(*(details.metadata or ()), (request_id.KEY, request))
+    if request:
+        headers = ((request_id.KEY, request), *headers)
+    metadata = grpc.aio.Metadata(*(details.metadata or ()), *headers)
     return grpc.aio.ClientCallDetails(
         details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
     )
@@ -43,21 +47,21 @@ class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> Any:
-        return await continuation(_with_request_id(client_call_details), request)
+        return await continuation(_with_context(client_call_details), request)
 
 
 class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(
         self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> Any:
-        return await continuation(_with_request_id(client_call_details), request)
+        return await continuation(_with_context(client_call_details), request)
 
 
 class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
     async def intercept_stream_stream(
         self, continuation: Continuation, client_call_details: grpc.aio.ClientCallDetails, request_iterator: Any
     ) -> Any:
-        return await continuation(_with_request_id(client_call_details), request_iterator)
+        return await continuation(_with_context(client_call_details), request_iterator)
 
 
 _INTERCEPTORS: Final = (_UnaryUnary(), _UnaryStream(), _StreamStream())

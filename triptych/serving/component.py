@@ -57,6 +57,8 @@ class ComponentProcess:
         self._names = (service_name, describe.SERVICE_NAME)
         self._replica_id = replica_id
         self._metrics = metrics
+        metrics.show(card)
+        self._probe_cosine = metrics.gauge("probe_cosine", "worst cosine over the golden probes; 0 before they ran")
         self._describe = describe.ComponentServicer(
             card, lambda: engine.load, replica_id, backend, placement.device, placement.dtype
         )
@@ -89,3 +91,4 @@ class ComponentProcess:
 
     async def _load(self) -> None:
         self._describe.probe_cosine = await self._engine.start()
+        self._probe_cosine.set(self._describe.probe_cosine)

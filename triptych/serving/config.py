@@ -9,6 +9,8 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from triptych import traces
+
 
 class ServingConfig(BaseSettings):
     """What every gRPC process can be told. A service subclasses it and sets `env_prefix` ("ENCODER_"); its fields are
@@ -41,6 +43,12 @@ class ServingConfig(BaseSettings):
     drain_timeout_s: float = Field(30.0, ge=0, description="how long running calls may go on after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level written")
     log_format: Literal["json", "text"] = Field("json", description="JSON lines or readable text, on stderr")
+    traces: str = Field(
+        traces.OFF,
+        pattern=traces.PATTERN,
+        description="where spans go: off, console (stderr), otlp://host:port or otlps://host:port",
+    )
+    traces_ratio: float = Field(1.0, ge=0, le=1, description="share of the traces begun here that is kept")
     address_file: Path | None = Field(None, description='file that gets "host:port" once the server listens')
 
     @property

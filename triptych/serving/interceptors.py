@@ -1,4 +1,4 @@
-"""What happens around every call: request id, one log line and the metrics, readiness, errors to status.
+"""What happens around every call: request id, a span, one log line and the metrics, readiness, errors to status.
 
 The one place that speaks gRPC status codes. Handlers stay plain: they raise, or return, or yield.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations  # grpc's classes are generic only in their s
 import asyncio
 import inspect
 import logging
+import sys
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 
-from triptych import status
+from triptych import status, traces
 from triptych.errors import TriptychError, Unavailable, Unimplemented
 from triptych.serving import request_id
 from triptych.serving.calls import Calls
@@ -65,6 +66,23 @@ class RequestIdInterceptor(AroundInterceptor):
     async def around(self, method: str, context: Context) -> AsyncIterator[None]:
         context.set_trailing_metadata(((request_id.KEY, request_id.current.get()),))
         yield
+
+
+class TraceInterceptor(AroundInterceptor):
+    """The call as a span in its caller's trace; health checks and the like are none. Before CallInterceptor, whose log
+    line and metrics name the span."""
+
+    @asynccontextmanager
+    async def around(self, method: str, context: Context) -> AsyncIterator[None]:
+        if method.startswith(ALWAYS_OPEN):
+            yield
+            return
+        name = method.rpartition("/")[2]
+        with traces.received(name, context.invocation_metadata(), request_id=request_id.current.get()) as span:
+            try:
+                yield
+            finally:
+                span.set(status=_code(context, otherwise="OK" if sys.exception() is None else "CANCELLED"))
 
 
 class CallInterceptor(AroundInterceptor):

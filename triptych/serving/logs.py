@@ -1,4 +1,6 @@
-"""Log lines: JSON or text on stderr, each with service, replica and request id. Set up once, in `__main__`."""
+"""Log lines: JSON or text on stderr, each with service, replica and request id; JSON also with trace and span, where
+there are any. Set up once, in `__main__`.
+"""
 
 import json
 import logging
@@ -6,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Final
 
+from triptych import traces
 from triptych.serving import request_id
 from triptych.serving.config import ServingConfig
 
@@ -25,6 +28,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             **self._fixed,
             "request_id": request_id.current.get(),
+            **(traces.exemplar() or {}),
             "logger": record.name,
             "message": record.getMessage(),
             **_extra(record),

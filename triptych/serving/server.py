@@ -14,12 +14,20 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from triptych import traces
 from triptych.errors import TriptychError
 from triptych.serving.calls import Calls
 from triptych.serving.channels import KEEPALIVE_S
 from triptych.serving.config import ServingConfig
-from triptych.serving.interceptors import CallInterceptor, ErrorInterceptor, GateInterceptor, RequestIdInterceptor
+from triptych.serving.interceptors import (
+    CallInterceptor,
+    ErrorInterceptor,
+    GateInterceptor,
+    RequestIdInterceptor,
+    TraceInterceptor,
+)
 from triptych.serving.metrics import Metrics
+from triptych.serving.transport import TransportInterceptor
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +68,11 @@ class GrpcServer:
         self._server = grpc.aio.server(
             interceptors=(
                 RequestIdInterceptor(),
+                TraceInterceptor(),
                 CallInterceptor(self._calls, self._metrics),
                 ErrorInterceptor(config.service, replica_id),
                 GateInterceptor(self._calls),
+                TransportInterceptor(self._metrics),
             ),
             options=_options(config),
         )
@@ -153,12 +163,17 @@ async def serve(
     return EXIT_OK
 
 
-def run(main: Coroutine[Any, Any, int], service: str) -> int:
-    """`asyncio.run` for `__main__`: a TriptychError on the way to `serve` becomes one line and exit code 1."""
+def run(main: Coroutine[Any, Any, int], config: ServingConfig, replica_id: str = "") -> int:
+    """`asyncio.run` for `__main__`, traced where the settings say so: a TriptychError on the way to `serve` becomes one
+    line and exit code 1."""
     try:
+        traces.configure(config.traces, config.service, replica_id, config.traces_ratio)
         return asyncio.run(main)
     except TriptychError as error:
-        return _failed(service, error, EXIT_NOT_READY)
+        return _failed(config.service, error, EXIT_NOT_READY)
+    finally:
+        main.close()
+        traces.close()
 
 
 async def _ready_until_signal(server: GrpcServer, on_ready: Hook | None) -> None:

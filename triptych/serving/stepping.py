@@ -9,9 +9,11 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
+from triptych import traces
 from triptych.errors import Unavailable
 from triptych.serving.batching import Load, Timing, Worker
 from triptych.serving.metrics import Metrics
+from triptych.serving.step_spans import StepSpans
 
 
 class Request(Protocol):
@@ -46,7 +48,8 @@ class StepLoop(Generic[R, Output, Event]):
     """Runs the steps of all requests and hands each its events. Use from one event loop.
 
     `run` does one step, on the worker thread; `postprocess` turns its output into events; `free` drops whatever `run`
-    keeps for a request, and never runs at the same time as a step of that request.
+    keeps for a request, and never runs at the same time as a step of that request. `phase` names the step that comes
+    next, one of few names: spans and metrics tell phases apart.
     """
 
     def __init__(
@@ -58,11 +61,14 @@ class StepLoop(Generic[R, Output, Event]):
         postprocess: Callable[[R, Output], Sequence[Event]],
         free: Callable[[R], None],
         metrics: Metrics,
+        phase: Callable[[R], str] = lambda _: "step",
     ) -> None:
         self._worker = Worker(name, max_queue_size=1)  # only the loop submits, one step at a time
         self._scheduler = scheduler
         self._run, self._postprocess, self._free = run, postprocess, free
-        self._step_ms = metrics.histogram_ms("step", "duration of one step")
+        self._phase = phase
+        self._step_ms = metrics.histogram_ms("step", "duration of one step", ["phase"])
+        self._queued_ms = metrics.histogram_ms("queued", "time from arrival to the first step")
         metrics.gauge("requests_running", "requests that take turns", lambda: scheduler.load.num_running)
         metrics.gauge("requests_waiting", "requests that wait for a place", lambda: scheduler.load.num_waiting)
         self._entries: dict[R, _Entry] = {}
@@ -88,7 +94,10 @@ class StepLoop(Generic[R, Output, Event]):
         """The request's events until it is finished; `timing` follows it. Leaving early frees it within one step.
         Raises ResourceExhausted when the queue is full, and whatever one of its steps raises."""
         self._scheduler.add(request)
-        entry = self._entries[request] = _Entry(timing)
+        parent = traces.current()
+        entry = self._entries[request] = _Entry(
+            timing, StepSpans(parent) if parent.is_traced else None, traces.exemplar()
+        )
         self._has_work.set()
         try:
             while (event := await entry.events.get()) is not _END:
@@ -110,9 +119,13 @@ class StepLoop(Generic[R, Output, Event]):
     async def _step(self, request: R) -> None:
         """An error, whatever it is, belongs to the request whose step raised it: the others go on."""
         entry = self._entries[request]
-        entry.begin_step()
+        phase = self._phase(request)
+        if entry.started is None:
+            self._queued_ms.observe(entry.begin(), entry.exemplar)
+        if entry.spans:
+            entry.spans.begin_step(phase)
         self._stepping = request
-        step = asyncio.create_task(self._advance(request))
+        step = asyncio.create_task(self._advance(request, phase, entry))
         await asyncio.wait((step,))
         self._stepping = None
         error = step.exception()
@@ -123,19 +136,25 @@ class StepLoop(Generic[R, Output, Event]):
         for event in () if error else step.result():
             entry.events.put_nowait(event)
         if error or request.is_finished:
-            self._leave(request)
+            self._leave(request, error)
             entry.events.put_nowait(error or _END)
 
-    async def _advance(self, request: R) -> Sequence[Event]:
+    async def _advance(self, request: R, phase: str, entry: "_Entry") -> Sequence[Event]:
         started = time.perf_counter()
         output = await self._worker.run(self._run, request)
-        self._step_ms.observe((time.perf_counter() - started) * 1000)
+        running_ms = (time.perf_counter() - started) * 1000
+        self._step_ms.labels(phase).observe(running_ms, entry.exemplar)
+        if entry.spans:
+            entry.spans.end_step(running_ms)
         return self._postprocess(request, output) if request in self._entries else ()
 
-    def _leave(self, request: R) -> None:
+    def _leave(self, request: R, error: BaseException | None = None) -> None:
         """Once per request: it is finished, failed, or nobody listens any more."""
-        if self._entries.pop(request, None) is None:
+        entry = self._entries.pop(request, None)
+        if entry is None:
             return
+        if entry.spans:
+            entry.spans.close(error)
         self._scheduler.remove(request)
         if request is not self._stepping:  # otherwise freed when its step has ended
             self._free(request)
@@ -150,14 +169,17 @@ class _Entry:
     """What the loop keeps of a request."""
 
     timing: Timing
+    spans: StepSpans | None = None
+    exemplar: dict[str, str] | None = None
     events: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
     added: float = field(default_factory=time.perf_counter)
     started: float | None = None
 
-    def begin_step(self) -> None:
-        if self.started is None:
-            self.started = time.perf_counter()
-            self.timing.queued_ms = (self.started - self.added) * 1000
+    def begin(self) -> float:
+        """At the first step: milliseconds queued."""
+        self.started = time.perf_counter()
+        self.timing.queued_ms = (self.started - self.added) * 1000
+        return self.timing.queued_ms
 
     def end_step(self) -> None:
         assert self.started is not None

@@ -42,6 +42,7 @@ class FakeComponent(ABC):
         self.hold: asyncio.Event | None = None
         self.errors: list[tuple[grpc.StatusCode, str]] = []
         self.request_ids: list[str] = []
+        self.traceparents: list[str] = []
         self.health = health.aio.HealthServicer()
         self.server: grpc.aio.Server | None = None
 
@@ -83,7 +84,9 @@ class FakeComponent(ABC):
     async def call(self, context: Any) -> AsyncIterator[None]:
         self.num_calls += 1
         self.num_running += 1
-        self.request_ids.append(dict(context.invocation_metadata()).get("x-request-id", ""))
+        metadata = dict(context.invocation_metadata())
+        self.request_ids.append(metadata.get("x-request-id", ""))
+        self.traceparents += [value for key, value in metadata.items() if key == "traceparent"]
         self.reached.set()
         try:
             if self.errors:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.triptych.serving.harness import TestConfig
+from triptych import traces
 from triptych.serving import request_id
 from triptych.serving.logs import configure_logs
 
@@ -39,6 +40,17 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
         "status": "OK",
         "duration_ms": 1.5,
     }
+
+
+def test_json_lines_name_the_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    traces.configure("otlp://127.0.0.1:9", "llm")
+    traces_of_caller = [("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")]
+    configure_logs(TestConfig())
+    with traces.received("Generate", traces_of_caller) as span:
+        log.info("call")
+    traces.close()
+    line = json.loads(capsys.readouterr().err)
+    assert (line["trace_id"], line["span_id"]) == ("0af7651916cd43dd8448eb211c80319c", span.span_id)
 
 
 def test_a_traceback_and_line_breaks_stay_on_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:

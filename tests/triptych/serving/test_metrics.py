@@ -1,7 +1,11 @@
-"""Names with service and unit, values read at scrape time, nothing global."""
+"""Names with service and unit, values read at scrape time, nothing global; exemplars where the scraper takes them."""
 
+import urllib.request
+
+import pytest
 from prometheus_client import generate_latest
 
+from triptych import traces
 from triptych.serving.metrics import Metrics
 
 
@@ -22,3 +26,28 @@ def test_two_of_the_same_service_do_not_collide() -> None:
     labels = {"method": "/a/B", "code": "OK"}
     assert first.registry.get_sample_value("triptych_llm_calls_total", labels) == 1
     assert second.registry.get_sample_value("triptych_llm_calls_total", labels) is None
+
+
+@pytest.mark.parametrize(("accept", "has_exemplar"), [("application/openmetrics-text", True), ("text/plain", False)])
+def test_exemplars_over_http(accept: str, has_exemplar: bool) -> None:
+    metrics = Metrics("llm")
+    traces.configure("console", "llm")
+    with traces.received("Generate", None) as span:
+        metrics.observe_call("/a/B", "OK", 2.0)
+    traces.close()
+    port = metrics.listen("127.0.0.1", 0)
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        page = response.read().decode()
+    assert 'triptych_llm_call_ms_bucket{le="2.0",method="/a/B"} 1.0' in page
+    assert (f'trace_id="{span.trace_id}"' in page) == has_exemplar
+
+
+def test_described_is_what_is_scraped() -> None:
+    metrics = Metrics("llm")
+    metrics.histogram("batch_images", "images at a time", (1, 2))
+    assert [(m.name, m.kind, m.labels) for m in metrics.described] == [
+        ("calls_total", "counter", ("method", "code")),
+        ("call_ms", "histogram", ("method",)),
+        ("batch_images", "histogram", ()),
+    ]

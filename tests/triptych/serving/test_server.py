@@ -191,7 +191,7 @@ async def main(config):
 
 if __name__ == "__main__":
     config = Config.from_args(sys.argv[1:])
-    sys.exit(run(main(config), config.service))
+    sys.exit(run(main(config), config))
 """
 
 
