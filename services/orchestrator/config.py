@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from triptych.serving.config import ServingConfig
+from triptych.tls import TlsFiles
 
 
 def _split(value: object) -> object:
@@ -49,6 +50,14 @@ class OrchestratorConfig(ServingConfig):
     max_pixels: int = Field(16 * 2**20, ge=1, description="largest image; a larger one is refused before it is decoded")
     num_image_threads: int = Field(2, ge=1, description="images decoded at a time")
     embedding_cache_bytes: int = Field(512 * 2**20, ge=0, description="memory for embeddings already computed; 0: off")
+
+    components_tls: bool = Field(
+        True, description="call the components with the same certificates, where there are any"
+    )
+
+    @property
+    def component_tls(self) -> TlsFiles | None:
+        return self.tls if self.components_tls else None
 
     @property
     def addresses(self) -> dict[str, tuple[str, ...]]:

@@ -14,17 +14,19 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from triptych.errors import TriptychError
+from triptych.errors import InvalidArgument, TriptychError
 from triptych.serving.calls import Calls
 from triptych.serving.channels import KEEPALIVE_S
 from triptych.serving.config import ServingConfig
 from triptych.serving.interceptors import CallInterceptor, ErrorInterceptor, GateInterceptor, RequestIdInterceptor
 from triptych.serving.metrics import Metrics
+from triptych.tls import server_credentials
 
 log = logging.getLogger(__name__)
 
 FLUSH_S: Final = 0.1  # for the last bytes; health watchers never end by themselves
 CLEANUP_S: Final = 2.0  # what a handler gets for its `finally` clauses
+MAX_CONNECTION_AGE_S: Final = 3600  # with TLS: certificates are looked at again; running calls go on to their end
 EXIT_OK: Final = 0
 EXIT_NOT_READY: Final = 1
 EXIT_CANNOT_LISTEN: Final = 2
@@ -34,7 +36,7 @@ Hook = Callable[[], Awaitable[None]]
 
 
 class CannotListen(Exception):
-    """A port is taken, or the host is no address of this machine."""
+    """A port is taken, the host is no address of this machine, or the certificates cannot be used."""
 
 
 class GrpcServer:
@@ -77,7 +79,7 @@ class GrpcServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         try:
-            port = self._server.add_insecure_port(f"{host}:{self._config.port}")
+            port = self._add_port(f"{host}:{self._config.port}")
         except RuntimeError as error:
             reason = "the port is taken, or the host is no address of this machine"
             raise CannotListen(f"cannot listen on {host}:{self._config.port}: {reason}") from error
@@ -115,6 +117,16 @@ class GrpcServer:
         self._calls.closed_because = "stopped"
         if self._config.address_file is not None:
             self._config.address_file.unlink(missing_ok=True)
+
+    def _add_port(self, address: str) -> int:
+        files = self._config.tls
+        if files is None:
+            return self._server.add_insecure_port(address)
+        try:
+            credentials = server_credentials(files, require_client_cert=self._config.tls_require_client_cert)
+        except InvalidArgument as error:
+            raise CannotListen(f"cannot listen on {address}: {error}") from error
+        return self._server.add_secure_port(address, credentials)
 
     def _listen_for_scrapes(self, port: int) -> int:
         try:
@@ -204,6 +216,7 @@ def _options(config: ServingConfig) -> tuple[tuple[str, int], ...]:
         ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share it
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 1000 // 3),
         ("grpc.keepalive_permit_without_calls", 1),
+        *((("grpc.max_connection_age_ms", MAX_CONNECTION_AGE_S * 1000),) if config.tls else ()),
     )
 
 
