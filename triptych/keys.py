@@ -1,7 +1,7 @@
 """API keys in a file: a salted hash, a name and limits for each; never the key itself. Plain Python.
 
-A key is `tk_<id>_<secret>`. The secret is 32 random bytes, so that one SHA-256 is as hard to turn back as a slow hash of a
-password would be, and costs a microsecond per call; the id finds the entry without trying them all.
+A key is `tk_<id>_<secret>`. The secret is 32 random bytes, so that one SHA-256 is as hard to turn back as a slow hash
+of a password would be, and costs a microsecond per call; the id finds the entry without trying them all.
 """
 
 import hashlib
