@@ -11,6 +11,7 @@ import pytest
 from tests.integration.pictures import encoded, noise, pixels_of
 from tests.integration.processes import ROOT, SERVICES, TRIPTYCH, System, run, wait_until
 from triptych.client import Client
+from triptych.requests import Params
 
 
 @pytest.fixture
@@ -27,9 +28,10 @@ def triptych(system: System, folder: Path, *args: str, text: str = "") -> tuple[
 
 
 def test_ask(client: Client, system: System, folder: Path) -> None:
-    code, stdout, stderr = triptych(system, folder, "ask", "in.png", "what?", "--max-tokens", "5")
+    flags = ("--max-tokens", "5", "--temperature", "0")
+    code, stdout, stderr = triptych(system, folder, "ask", "in.png", "what?", *flags)
     assert code == 0, stderr
-    assert stdout.strip()
+    assert stdout.strip() == client.ask(folder / "in.png", "what?", Params(max_tokens=5, temperature=0)).text.strip()
     assert re.search(r"\b(length|stop) after \d+ ms", stderr)  # random weights may end early
     assert "encoder" in stderr
 
