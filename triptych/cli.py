@@ -14,7 +14,14 @@ from triptych.access import VARIABLES, Access
 from triptych.chat import Chat
 from triptych.client import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Client
 from triptych.console import Printer, note, print_components
-from triptych.errors import CheckpointError, InvalidArgument, TriptychError, Unavailable
+from triptych.errors import (
+    CheckpointError,
+    InvalidArgument,
+    PermissionDenied,
+    TriptychError,
+    Unauthenticated,
+    Unavailable,
+)
 from triptych.evaluate_command import evaluate
 from triptych.export_command import export
 from triptych.health import check_health
@@ -278,7 +285,7 @@ app.command()(_reported()(evaluate))
 
 
 def _exit_code(error: TriptychError) -> int:
-    if isinstance(error, InvalidArgument | CheckpointError):
+    if isinstance(error, InvalidArgument | CheckpointError | Unauthenticated | PermissionDenied):
         return EXIT_BAD_INPUT
     return EXIT_UNAVAILABLE if isinstance(error, Unavailable) else EXIT_SERVER_ERROR
 

@@ -7,7 +7,7 @@ import typer
 from triptych.handover import hand_over
 
 SETTINGS: Final = {"ignore_unknown_options": True, "help_option_names": []}  # `--help` is the trainer's, too
-Arguments = Annotated[list[str] | None, typer.Argument(metavar="COMMAND ...", show_default=False)]
+Arguments = Annotated[list[str] | None, typer.Argument(metavar="COMMAND ...", show_default=False, help="what to do")]
 
 
 def train(arguments: Arguments = None) -> None:

@@ -5,6 +5,7 @@ import sys
 import grpc
 
 from services.orchestrator.admission import Admission
+from services.orchestrator.authentication import authentication
 from services.orchestrator.backends import Backends
 from services.orchestrator.cache import EmbeddingCache
 from services.orchestrator.config import OrchestratorConfig
@@ -31,7 +32,15 @@ async def main(config: OrchestratorConfig) -> int:
         await backends.stop()
         embedder.close()
 
-    return await serve(config, add_services, [SERVICE_NAME], on_ready=backends.start, on_stop=stop, metrics=metrics)
+    return await serve(
+        config,
+        add_services,
+        [SERVICE_NAME],
+        on_ready=backends.start,
+        on_stop=stop,
+        metrics=metrics,
+        interceptors=authentication(config),
+    )
 
 
 def assemble(config: OrchestratorConfig, backends: Backends, metrics: Metrics) -> tuple[OrchestratorServicer, Embedder]:

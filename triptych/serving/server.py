@@ -50,7 +50,9 @@ class GrpcServer:
         *,
         metrics: Metrics | None = None,
         replica_id: str = "",
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
+        """`interceptors` come last: what they raise is translated and counted like what a servicer raises."""
         self._config = config
         self._metrics = metrics or Metrics(config.service)
         self._metrics.gauge("calls_running", "calls under way", lambda: self._calls.num_running)
@@ -65,6 +67,7 @@ class GrpcServer:
                 CallInterceptor(self._calls, self._metrics),
                 ErrorInterceptor(config.service, replica_id),
                 GateInterceptor(self._calls),
+                *interceptors,
             ),
             options=_options(config),
         )
@@ -144,11 +147,14 @@ async def serve(
     on_stop: Hook | None = None,
     metrics: Metrics | None = None,
     replica_id: str = "",
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> int:
     """Serves until SIGTERM or SIGINT, drains, and returns the exit code: 0, 1 when `on_ready` (model load, probes)
     raised a TriptychError, 2 when a port is taken. `on_stop` runs last, in every case. A second signal kills.
     """
-    server = GrpcServer(config, add_services, service_names, metrics=metrics, replica_id=replica_id)
+    server = GrpcServer(
+        config, add_services, service_names, metrics=metrics, replica_id=replica_id, interceptors=interceptors
+    )
     try:
         await server.start()
         await _ready_until_signal(server, on_ready)
