@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from triptych import strict_json
 from triptych.errors import InvalidArgument
 from triptych.private_file import write_private
 
@@ -70,8 +71,8 @@ def read_keys(path: Path) -> dict[str, StoredKey]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise InvalidArgument(f"{path} has more than {MAX_FILE_BYTES} bytes")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        values = strict_json.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise InvalidArgument(f"{path}: {type(error).__name__}: {error}") from error
     entries = values.get("keys") if isinstance(values, dict) else None
     if not isinstance(entries, list):

@@ -2,7 +2,6 @@
 layer over it; tests use it too.
 """
 
-import json
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import triptych
+from triptych import strict_json
 from triptych.access import Access
 from triptych.card import read_card, verify_digest
 from triptych.client import Client
@@ -209,7 +209,7 @@ def check_checkpoint(folder: Path) -> tuple[str, ...]:
     """
     file = folder / "system.json"
     try:
-        json.loads(file.read_text(encoding="utf-8"))
+        strict_json.read(file)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is no checkpoint: {file} is missing") from None
     except (OSError, ValueError) as error:
