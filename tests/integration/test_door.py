@@ -1,6 +1,7 @@
 """The orchestrator as a process, with its door closed, and the `triptych` command in front of it."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from triptych.access import Access
 from triptych.certificates import Authority
 from triptych.cli import app
 from triptych.client import AsyncClient, Client
-from triptych.errors import Unavailable
+from triptych.errors import Unauthenticated, Unavailable
 
 NAMES = ["localhost", "127.0.0.1"]
 OK, BAD_INPUT, UNAVAILABLE = 0, 2, 3
@@ -71,3 +72,26 @@ def test_no_open_door_by_accident(tmp_path: Path) -> None:
     with Process("orchestrator", tmp_path, "--host", "0.0.0.0") as process:
         assert process.wait() == BAD_INPUT
         assert "without TLS" in process.log
+
+
+def test_keys_from_making_to_revoking(tmp_path: Path) -> None:
+    """Users without certificates, with keys; the process's own log names them and holds no key."""
+    server = Authority().issue(tmp_path / "server", NAMES)
+    file, key_file = tmp_path / "keys.json", tmp_path / "key"
+    key = run("keys", "add", "alice", "--file", file).stdout.strip()
+    key_file.write_text(key)
+    flags = ("--tls-dir", str(server), "--no-tls-require-client-cert", "--keys-file", str(file), "--log-level", "debug")
+    with Process("orchestrator", tmp_path / "logs", *flags) as process:
+        words = ("--tls-ca", server / "ca.crt", "--api-key-file", key_file, "status", "--address", process.address)
+        assert run(*words).exit_code == OK
+        assert run("health", "--address", process.address, TRIPTYCH_TLS_CA=str(server / "ca.crt")).exit_code == OK
+        assert run(*words[:2], *words[4:]).exit_code == BAD_INPUT
+        assert run("keys", "revoke", "alice", "--file", file).exit_code == OK
+        time.sleep(0.6)
+        done = run(*words)
+        assert done.exit_code == BAD_INPUT
+        assert "the API key is not known" in done.stderr
+        with pytest.raises(Unauthenticated):
+            Client(process.address, access=Access(tls_ca=server / "ca.crt", api_key=key)).components()
+        assert '"caller": "alice"' in process.log
+        assert key.rpartition("_")[2] not in process.log
