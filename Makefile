@@ -17,6 +17,9 @@ train: install ## train the small model that ships with the project
 test: install ## all tests
 	$(PYTHON_BIN)/python -m pytest
 
+fuzz: install ## every parser of what strangers send, with new examples; FUZZ_EXAMPLES=100000 make fuzz
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-5000} $(PYTHON_BIN)/python -m pytest tests/fuzz --timeout 7200 --hypothesis-show-statistics
+
 lint: install ## style, layout of the code, and who may import whom
 	$(PYTHON_BIN)/ruff check .
 	$(PYTHON_BIN)/ruff format --check .
@@ -39,4 +42,4 @@ bench: install ## measure what serving and preparing data cost
 	$(PYTHON_BIN)/python -m benchmarks
 	$(PYTHON_BIN)/python -m benchmarks.prepare
 
-.PHONY: help install demo train test lint types format proto proto-check bench
+.PHONY: help install demo train test fuzz lint types format proto proto-check bench

@@ -11,12 +11,19 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
+from triptych import strict_json
 from triptych.errors import CheckpointError
 
 T = TypeVar("T")
 
 CARD_FILE: Final = "card.json"
 EXPORTS_FOLDER: Final = "exports"
+MAX_CARD_BYTES: Final = 4 * 2**20
+MAX_LABEL_CHARS: Final = 256
+MAX_RANK: Final = 8  # as on the wire
+MAX_DIMENSION: Final = 2**31 - 1
+# Formats that run code when they are loaded, or are taken for such: weights are safetensors.
+PICKLES: Final = (".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth")
 KINDS: Final = ("encoder", "llm", "decoder")
 SPACED_TYPES: Final = ("embeddings", "hidden_states")
 
@@ -36,6 +43,10 @@ class Port:
     def __post_init__(self) -> None:
         if self.type in SPACED_TYPES and not self.space:
             raise ValueError(f"port {self.name!r} of type {self.type} needs a space")
+        if len(self.shape) > MAX_RANK or not all(-1 <= size <= MAX_DIMENSION for size in self.shape):
+            raise ValueError(
+                f"port {self.name!r} has shape {self.shape}: at most {MAX_RANK} sizes up to {MAX_DIMENSION}"
+            )
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Probes:
 
     def __post_init__(self) -> None:
         path = PurePosixPath(self.file)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
+        if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in self.file or "\0" in self.file:
             raise ValueError(f"probes.file is {self.file!r}, must be a path inside the component's folder")
         if not 0.0 < self.cosine_min <= 1.0:
             raise ValueError(f"probes.cosine_min is {self.cosine_min}, must be above 0 and at most 1")
@@ -73,6 +84,10 @@ class Card:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}, must be one of {', '.join(KINDS)}")
+        for field_ in ("name", "version", "digest"):  # they go into logs and onto terminals
+            value = getattr(self, field_)
+            if len(value) > MAX_LABEL_CHARS or not value.isprintable():
+                raise ValueError(f"{field_} must be at most {MAX_LABEL_CHARS} printable characters")
 
     @property
     def label(self) -> str:
@@ -111,10 +126,10 @@ def read_card(folder: Path) -> Card:
     """Raises CheckpointError naming the file and the key when the card is missing or malformed."""
     path = folder / CARD_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = strict_json.read(path, MAX_CARD_BYTES)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: {folder} is not a component folder") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     try:
         return _card(values)
@@ -172,6 +187,8 @@ def _files(folder: Path) -> Iterable[tuple[str, Path]]:
             continue
         if not path.is_file() or "\n" in name:
             raise CheckpointError(f"{path!r} is not a plain file with a plain name")
+        if path.suffix.lower() in PICKLES:
+            raise CheckpointError(f"{path} may be a pickle, which runs code when loaded: weights must be safetensors")
         yield name, path
 
 
@@ -208,7 +225,7 @@ def _checked(cls: type[Any], values: object, where: str) -> dict[str, Any]:
             raise ValueError(f"{where}.{key} is {value!r}, must be {_JSON_TYPES[key][0].__name__}")
     for key, item in (("shape", int), ("accepts", str)):
         if key in values:
-            if not all(isinstance(entry, item) for entry in values[key]):
+            if not all(isinstance(entry, item) and not isinstance(entry, bool) for entry in values[key]):
                 raise ValueError(f"{where}.{key} is {values[key]!r}, must be a list of {item.__name__}")
             values = {**values, key: tuple(values[key])}
     return dict(values)

@@ -3,19 +3,30 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Final, NoReturn, get_args
 
 import typer
 
 from triptych import __version__
+from triptych.access import VARIABLES, Access
 from triptych.chat import Chat
 from triptych.client import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Client
 from triptych.console import Printer, note, print_components
-from triptych.errors import CheckpointError, InvalidArgument, TriptychError, Unavailable
+from triptych.errors import (
+    CheckpointError,
+    InvalidArgument,
+    PermissionDenied,
+    TriptychError,
+    Unauthenticated,
+    Unavailable,
+)
 from triptych.evaluate_command import evaluate
 from triptych.export_command import export
+from triptych.health import check_health
 from triptych.imports import import_app
+from triptych.keys_command import keys_app
 from triptych.replies import Drawing, Preview
 from triptych.requests import ImageSource, Params, Task
 from triptych.train_command import SETTINGS, train
@@ -23,6 +34,8 @@ from triptych.train_command import SETTINGS, train
 EXIT_SERVER_ERROR: Final = 1
 EXIT_BAD_INPUT: Final = 2
 EXIT_UNAVAILABLE: Final = 3
+
+ACCESS: Final[ContextVar[Access]] = ContextVar("access")  # from the options before the command
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
@@ -37,6 +50,7 @@ Pictures = Annotated[
     list[Path],
     typer.Argument(metavar="IMAGE", default_factory=list, show_default=False, help="pictures to look at"),
 ]
+TLS_DIR_HELP: Final = "folder with ca.crt and, for mTLS, tls.crt and tls.key"
 Output = Annotated[Path, typer.Option("--output", "-o", help="file to write the picture to")]
 Previews = Annotated[
     int | None, typer.Option(help="write a rough preview next to the output every so many steps, as NAME.preview.png")
@@ -59,8 +73,27 @@ def triptych(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
     ] = False,
+    tls_dir: Annotated[Path | None, typer.Option(envvar=VARIABLES["tls_dir"], help=TLS_DIR_HELP)] = None,
+    tls_ca: Annotated[Path | None, typer.Option(envvar=VARIABLES["tls_ca"], help="authority to trust (PEM)")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(envvar=VARIABLES["tls_cert"], help="certificate to show")] = None,
+    tls_key: Annotated[Path | None, typer.Option(envvar=VARIABLES["tls_key"], help="its key")] = None,
+    tls_server_name: Annotated[
+        str, typer.Option(envvar=VARIABLES["tls_server_name"], help="name that the server's certificate must carry")
+    ] = "",
+    api_key_file: Annotated[
+        Path | None, typer.Option(envvar=VARIABLES["api_key_file"], help="file with the API key or JWT to send")
+    ] = None,
 ) -> None:
     """Serve unified multimodal models, and talk to them: ask about pictures, draw, edit, chat."""
+    access = Access.from_environment().overridden(
+        tls_dir=tls_dir,
+        tls_ca=tls_ca,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_server_name=tls_server_name,
+        api_key_file=api_key_file,
+    )
+    ACCESS.set(access)
 
 
 @app.command()
@@ -75,7 +108,7 @@ def ask(
 ) -> None:
     """Ask a question about pictures. The answer goes to stdout."""
     params = Params(seed=seed, temperature=temperature, max_tokens=max_tokens)
-    with _reported(), Client(address, timeout_s=timeout_s) as client:
+    with _reported(), _client(address, timeout_s) as client:
         Printer(_unexpected).show(client.stream(question, images, "understand", params))
 
 
@@ -129,14 +162,14 @@ def chat(
     /image PATH attaches a picture, /task says what is asked, /quit ends.
     """
     params = Params(seed=seed, steps=steps, guidance=guidance, temperature=temperature, max_tokens=max_tokens)
-    with _reported(), Client(address, timeout_s=timeout_s) as client:
+    with _reported(), _client(address, timeout_s) as client:
         Chat(client, output_dir, task, params).run()
 
 
 @app.command()
 def status(address: Address = DEFAULT_ADDRESS, timeout_s: Timeout = 10.0) -> None:
     """Show all replicas and which ones work together."""
-    with _reported(), Client(address, timeout_s=timeout_s) as client:
+    with _reported(), _client(address, timeout_s) as client:
         print_components(client.components())
 
 
@@ -150,16 +183,19 @@ def up(
         Path | None, typer.Option(help="folder for the services' logs; a temporary one if absent")
     ] = None,
     start_timeout_s: Annotated[float, typer.Option(min=1, help="how long loading may take")] = 300,
+    tls: Annotated[bool, typer.Option("--tls", help="make certificates and use them everywhere (mTLS)")] = False,
 ) -> None:
     """Start the whole system on this machine. Ctrl-C stops it."""
     from triptych.up import LocalSystem  # needs the services, which the base install leaves out
 
     with _reported(), _interruptible():
         system = LocalSystem(
-            checkpoint, port=port, device=device, dtype=dtype, log_dir=log_dir, start_timeout_s=start_timeout_s
+            checkpoint, port=port, device=device, dtype=dtype, log_dir=log_dir, start_timeout_s=start_timeout_s, tls=tls
         )
         try:
             note(f"starting; logs are in {system.log_dir}")
+            if system.tls_dir is not None:
+                note(f"callers need --tls-dir {system.tls_dir}")
             print(system.start(), flush=True)
             note("serving; Ctrl-C stops")
             system.wait()
@@ -167,6 +203,21 @@ def up(
             note("stopping")
         finally:
             system.stop()
+
+
+@app.command()
+def health(
+    address: Address = DEFAULT_ADDRESS,
+    service: Annotated[str, typer.Option(help="gRPC service to ask about; the whole process if absent")] = "",
+    timeout_s: Timeout = 5.0,
+) -> None:
+    """Ask any of the processes whether it serves, as a probe does. Exit code 0 if so, 3 if not."""
+    with _reported():
+        print(check_health(address, ACCESS.get(), service, timeout_s))
+
+
+def _client(address: str, timeout_s: float) -> Client:
+    return Client(address, timeout_s=timeout_s, access=ACCESS.get())
 
 
 def _make(
@@ -189,7 +240,7 @@ def _make(
     def save_preview(preview: Preview) -> None:
         output.with_suffix(".preview.png").write_bytes(preview.png)
 
-    with _reported(), Client(address, timeout_s=timeout_s) as client:
+    with _reported(), _client(address, timeout_s) as client:
         if not output.parent.is_dir():
             raise InvalidArgument(f"--output {output}: {output.parent} is not a folder")
         Printer(save, save_preview).show(client.stream(text, images, task, params))
@@ -234,9 +285,10 @@ app.command()(_reported()(evaluate))
 
 
 def _exit_code(error: TriptychError) -> int:
-    if isinstance(error, InvalidArgument | CheckpointError):
+    if isinstance(error, InvalidArgument | CheckpointError | Unauthenticated | PermissionDenied):
         return EXIT_BAD_INPUT
     return EXIT_UNAVAILABLE if isinstance(error, Unavailable) else EXIT_SERVER_ERROR
 
 
 app.add_typer(import_app(_reported), name="import")
+app.add_typer(keys_app(_reported), name="keys")

@@ -8,16 +8,17 @@ gRPC itself, four times within about two seconds, as long as nothing of the repl
 `triptych.traces.configure` each call is a span, which the services go on with.
 """
 
-import json
 import os
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing, contextmanager
-from typing import Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self, cast
 
 import grpc
 import grpc.aio
 
 from triptych import traces
+from triptych.access import Access
+from triptych.connection import Connection, open_async, open_blocking
 from triptych.errors import TriptychError, Unavailable
 from triptych.replies import Answer, Drawing, Event, Reply
 from triptych.requests import DEFAULTS, ImageSource, Params, Task
@@ -26,38 +27,26 @@ from triptych.turn import Turn
 from triptych.v1 import orchestrator_pb2 as pb
 from triptych.v1.orchestrator_pb2_grpc import OrchestratorServiceStub
 
+if TYPE_CHECKING:
+    from triptych.v1.orchestrator_pb2_grpc import OrchestratorServiceAsyncStub
+
 DEFAULT_ADDRESS: Final = "127.0.0.1:50050"
 DEFAULT_TIMEOUT_S: Final = 600.0
 Images = ImageSource | Sequence[ImageSource]
-
-_MAX_MESSAGE_BYTES: Final = 64 * 2**20
-_RETRIES: Final = {
-    "name": [{"service": "triptych.v1.OrchestratorService"}],
-    "retryPolicy": {
-        "maxAttempts": 5,
-        "initialBackoff": "0.2s",
-        "maxBackoff": "1s",
-        "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE"],
-    },
-}
-_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.per_rpc_retry_buffer_size", _MAX_MESSAGE_BYTES),  # a request larger than this is never retried
-    ("grpc.service_config", json.dumps({"methodConfig": [_RETRIES]})),
-)
 
 
 class Client:
     """Blocking; may be used from several threads."""
 
-    def __init__(self, address: str | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """`address` is "host:port", by default TRIPTYCH_ADDRESS or 127.0.0.1:50050; `timeout_s` bounds each call."""
+    def __init__(
+        self, address: str | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S, access: Access | None = None
+    ) -> None:
+        """`address` is "host:port", by default TRIPTYCH_ADDRESS or 127.0.0.1:50050; `timeout_s` bounds each call;
+        `access` holds certificates and key, by default from the environment (docs/security.md)."""
         self.address = _address(address)
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(self.address, options=_OPTIONS)
-        self._stub = OrchestratorServiceStub(self._channel)
+        self._access = access or Access.from_environment()
+        self._connection = Connection(self.address, self._access, open_blocking)
 
     def ask(self, images: Images, question: str, params: Params = DEFAULTS) -> Answer:
         """A question about one picture or several."""
@@ -97,7 +86,8 @@ class Client:
     def respond(self, request: pb.RespondRequest) -> Generator[pb.RespondResponse, None, None]:
         """The bare call. Closing the iterator cancels it."""
         with _translated(self.address), traces.started("respond", address=self.address) as span:
-            call = self._stub.Respond(request, timeout=self._timeout_s, metadata=span.headers())
+            metadata = (*self._access.metadata(self.address), *span.headers())
+            call = self._stub().Respond(request, timeout=self._timeout_s, metadata=metadata)
             try:
                 yield from call
             finally:
@@ -106,10 +96,15 @@ class Client:
     def components(self) -> pb.ListComponentsResponse:
         """Every replica, and which ones work together."""
         with _translated(self.address):
-            return self._stub.ListComponents(pb.ListComponentsRequest(), timeout=self._timeout_s)
+            metadata = self._access.metadata(self.address)
+            return self._stub().ListComponents(pb.ListComponentsRequest(), timeout=self._timeout_s, metadata=metadata)
 
     def close(self) -> None:
-        self._channel.close()
+        for channel in self._connection.opened:
+            channel.close()
+
+    def _stub(self) -> OrchestratorServiceStub:
+        return OrchestratorServiceStub(self._connection.channel())
 
     def __enter__(self) -> Self:
         return self
@@ -121,12 +116,14 @@ class Client:
 class AsyncClient:
     """The same without blocking; belongs to one event loop."""
 
-    def __init__(self, address: str | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self, address: str | None = None, *, timeout_s: float = DEFAULT_TIMEOUT_S, access: Access | None = None
+    ) -> None:
         """As Client; needs a running event loop."""
         self.address = _address(address)
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
-        self._stub = OrchestratorServiceStub(self._channel)
+        self._access = access or Access.from_environment()
+        self._connection = Connection(self.address, self._access, open_async)
 
     async def ask(self, images: Images, question: str, params: Params = DEFAULTS) -> Answer:
         """A question about one picture or several."""
@@ -166,7 +163,8 @@ class AsyncClient:
     async def respond(self, request: pb.RespondRequest) -> AsyncGenerator[pb.RespondResponse, None]:
         """The bare call. Closing the iterator cancels it."""
         with _translated(self.address), traces.started("respond", address=self.address) as span:
-            call = self._stub.Respond(request, timeout=self._timeout_s, metadata=span.headers())
+            metadata = (*self._access.metadata(self.address), *span.headers())
+            call = self._stub().Respond(request, timeout=self._timeout_s, metadata=metadata)
             try:
                 async for response in call:
                     yield response
@@ -176,10 +174,17 @@ class AsyncClient:
     async def components(self) -> pb.ListComponentsResponse:
         """Every replica, and which ones work together."""
         with _translated(self.address):
-            return await self._stub.ListComponents(pb.ListComponentsRequest(), timeout=self._timeout_s)
+            metadata = self._access.metadata(self.address)
+            return await self._stub().ListComponents(
+                pb.ListComponentsRequest(), timeout=self._timeout_s, metadata=metadata
+            )
 
     async def close(self) -> None:
-        await self._channel.close()
+        for channel in self._connection.opened:
+            await channel.close()
+
+    def _stub(self) -> "OrchestratorServiceAsyncStub":
+        return OrchestratorServiceStub(self._connection.channel())
 
     async def __aenter__(self) -> Self:
         return self

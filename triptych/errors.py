@@ -19,6 +19,18 @@ class InvalidArgument(TriptychError):
     code = "INVALID_ARGUMENT"
 
 
+class Unauthenticated(TriptychError):
+    """No credential, or none that is valid. Never repeats what was sent."""
+
+    code = "UNAUTHENTICATED"
+
+
+class PermissionDenied(TriptychError):
+    """Known, and not allowed: says what is missing."""
+
+    code = "PERMISSION_DENIED"
+
+
 class FailedPrecondition(TriptychError):
     """No compatible chain: names both cards and the spaces."""
 

@@ -14,6 +14,8 @@ _BY_CODE: Final[dict[str, type[errors.TriptychError]]] = {
     error.code: error
     for error in (
         errors.InvalidArgument,
+        errors.Unauthenticated,
+        errors.PermissionDenied,
         errors.FailedPrecondition,
         errors.ResourceExhausted,
         errors.Unavailable,

@@ -2,7 +2,6 @@
 layer over it; tests use it too.
 """
 
-import json
 import os
 import signal
 import socket
@@ -11,10 +10,13 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
 import triptych
+from triptych import strict_json
+from triptych.access import Access
 from triptych.card import read_card, verify_digest
 from triptych.client import Client
 from triptych.errors import CheckpointError, FailedPrecondition, InvalidArgument, TriptychError, Unavailable
@@ -42,9 +44,11 @@ class LocalSystem:
         dtype: str = "auto",
         log_dir: str | Path | None = None,
         start_timeout_s: float = 300.0,
+        tls: bool = False,
     ) -> None:
         """Starts nothing yet. `port` is the orchestrator's, 0 picks a free one; without `log_dir` the logs go to a new
-        temporary folder. Raises CheckpointError or InvalidArgument for what cannot be started.
+        temporary folder; `tls` makes certificates for all, in `tls_dir`. Raises CheckpointError or InvalidArgument for
+        what cannot be started.
         """
         _check_choice("device", device, DEVICES)
         _check_choice("dtype", dtype, DTYPES)
@@ -56,6 +60,7 @@ class LocalSystem:
         self._device = device
         self._dtype = dtype
         self._start_timeout_s = start_timeout_s
+        self.tls_dir = self.log_dir / "tls" if tls else None
         self._addresses: dict[str, str] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -69,6 +74,10 @@ class LocalSystem:
         process dies on the way; the others are stopped then.
         """
         self.log_dir.mkdir(parents=True, exist_ok=True)
+        if self.tls_dir is not None:
+            from triptych.certificates import Authority  # slow to import, rarely needed
+
+            Authority().issue(self.tls_dir, ("localhost", HOST))
         try:
             for service in self._components:
                 self._spawn(service)
@@ -81,6 +90,11 @@ class LocalSystem:
             self.stop()
             raise
         return self.address
+
+    @property
+    def access(self) -> Access:
+        """What a client needs to get in."""
+        return replace(Access.from_environment(), tls_dir=self.tls_dir)
 
     def check(self) -> None:
         """Raises TriptychError with the end of its log when a process has died by itself."""
@@ -150,6 +164,8 @@ class LocalSystem:
         port = self._addresses[service].rpartition(":")[2] if service in self._addresses else "0"
         flags = {"--host": HOST, "--address-file": str(self._address_file(service)), "--log-format": "text"}
         flags["--drain-timeout-s"] = str(DRAIN_TIMEOUT_S)
+        if self.tls_dir is not None:
+            flags["--tls-dir"] = str(self.tls_dir)
         if service == "orchestrator":
             flags["--port"] = str(self._port or port)
             flags.update({f"--{name}-addresses": self._addresses[name] for name in self._components})
@@ -169,7 +185,7 @@ class LocalSystem:
 
     def _await_serving(self) -> None:
         deadline = time.monotonic() + self._start_timeout_s
-        with Client(self.address, timeout_s=5) as client:
+        with Client(self.address, timeout_s=5, access=self.access) as client:
             while missing := _missing(client):
                 self._pause(deadline, missing)
 
@@ -193,7 +209,7 @@ def check_checkpoint(folder: Path) -> tuple[str, ...]:
     """
     file = folder / "system.json"
     try:
-        json.loads(file.read_text(encoding="utf-8"))
+        strict_json.read(file)
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is no checkpoint: {file} is missing") from None
     except (OSError, ValueError) as error:

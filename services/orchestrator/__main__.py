@@ -5,6 +5,7 @@ import sys
 import grpc
 
 from services.orchestrator.admission import Admission
+from services.orchestrator.authentication import authentication
 from services.orchestrator.backends import Backends
 from services.orchestrator.cache import EmbeddingCache
 from services.orchestrator.config import OrchestratorConfig
@@ -21,7 +22,7 @@ from triptych.v1 import orchestrator_pb2_grpc
 async def main(config: OrchestratorConfig) -> int:
     """Serves also while components are missing: their absence is answered with UNAVAILABLE naming the stage."""
     metrics = Metrics(config.service)
-    backends = Backends(config.addresses, config.poll_interval_ms, config.max_message_bytes)
+    backends = Backends(config.addresses, config.poll_interval_ms, config.max_message_bytes, config.component_tls)
     servicer, embedder = assemble(config, backends, metrics)
 
     def add_services(server: grpc.aio.Server) -> None:
@@ -31,7 +32,15 @@ async def main(config: OrchestratorConfig) -> int:
         await backends.stop()
         embedder.close()
 
-    return await serve(config, add_services, [SERVICE_NAME], on_ready=backends.start, on_stop=stop, metrics=metrics)
+    return await serve(
+        config,
+        add_services,
+        [SERVICE_NAME],
+        on_ready=backends.start,
+        on_stop=stop,
+        metrics=metrics,
+        interceptors=authentication(config),
+    )
 
 
 def assemble(config: OrchestratorConfig, backends: Backends, metrics: Metrics) -> tuple[OrchestratorServicer, Embedder]:

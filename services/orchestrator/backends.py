@@ -3,8 +3,9 @@ start or dies later is simply not a candidate until it answers again.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final
 
 import grpc
@@ -16,9 +17,10 @@ from services.orchestrator.resolve import resolve
 from services.orchestrator.routing import Candidate
 from triptych.card import Card
 from triptych.errors import TriptychError, Unavailable
-from triptych.serving.channels import open_channel
 from triptych.serving.describe import card_from_proto
+from triptych.serving.link import Link
 from triptych.status import error_from_rpc
+from triptych.tls import Certificates, TlsFiles
 from triptych.v1 import component_pb2, component_pb2_grpc
 from triptych.v1 import orchestrator_pb2 as pb
 
@@ -34,10 +36,10 @@ POLL_TIMEOUT_S: Final = 5.0
 class Replica:
     """One address of one stage, and what it last said of itself."""
 
-    def __init__(self, stage: str, address: str, max_message_bytes: int) -> None:
+    def __init__(self, stage: str, address: str, open_link: Callable[[], Link]) -> None:
         self.stage = stage
         self.address = address
-        self.channel = open_channel(address, max_message_bytes)
+        self._link = open_link()
         self.health: pb.Health.ValueType = pb.HEALTH_UNREACHABLE
         self.detail = "not polled yet"
         self.description: component_pb2.DescribeResponse | None = None
@@ -46,8 +48,18 @@ class Replica:
         self._num_served = 0
         self._num_others = 0  # requests it had from other callers when last polled
 
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """For one call: the next one may take another."""
+        return self._link.channel
+
+    async def close(self) -> None:
+        """Cancels what still runs."""
+        await self._link.close()
+
     async def poll(self) -> None:
         """Asks for card, load and health. Never raises: what goes wrong becomes `health` and `detail`."""
+        self._link.renew()
         try:
             described = await component_pb2_grpc.ComponentServiceStub(self.channel).Describe(
                 component_pb2.DescribeRequest(), timeout=POLL_TIMEOUT_S
@@ -153,8 +165,16 @@ class Attempts:
 class Backends:
     """All replicas by stage, kept up to date in the background between `start` and `stop`."""
 
-    def __init__(self, addresses: Mapping[str, Sequence[str]], poll_interval_ms: float, max_message_bytes: int) -> None:
-        """`addresses`: stage -> "host:port"s; a name that resolves to several addresses is that many replicas."""
+    def __init__(
+        self,
+        addresses: Mapping[str, Sequence[str]],
+        poll_interval_ms: float,
+        max_message_bytes: int,
+        tls: TlsFiles | None = None,
+    ) -> None:
+        """`addresses`: stage -> "host:port"s; a name that resolves to several addresses is that many replicas. With
+        `tls` each must show a certificate for that name. Raises InvalidArgument when the files cannot be used."""
+        self._certificates = Certificates(tls) if tls is not None else None
         self._addresses = addresses
         self._poll_interval_s = poll_interval_ms / 1000
         self._max_message_bytes = max_message_bytes
@@ -173,7 +193,7 @@ class Backends:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(replica.channel.close() for replica in self._replicas.values()))
+        await asyncio.gather(*(replica.close() for replica in self._replicas.values()))
 
     def replicas(self, stage: str) -> list[Replica]:
         return [replica for (kind, _), replica in self._replicas.items() if kind == stage]
@@ -193,16 +213,16 @@ class Backends:
     async def _resolve(self) -> None:
         """Starts watching addresses that appeared, drops those that are gone from their name once idle."""
         found = [
-            (stage, address)
+            (stage, address, name.rpartition(":")[0])
             for stage in STAGES
             for name in self._addresses.get(stage, ())
             for address in await resolve(name)
         ]
-        for key in dict.fromkeys(found):
-            if key not in self._replicas:
-                self._replicas[key] = Replica(*key, self._max_message_bytes)
+        for stage, address, name in found:
+            if (key := (stage, address)) not in self._replicas:
+                self._replicas[key] = Replica(stage, address, partial(self._open_link, address, name))
                 self._watchers[key] = asyncio.create_task(self._watch(self._replicas[key]))
-        for key in self._replicas.keys() - set(found):
+        for key in self._replicas.keys() - {(stage, address) for stage, address, _ in found}:
             if self._replicas[key].is_idle:
                 await self._forget(key)
 
@@ -216,4 +236,7 @@ class Backends:
         watcher.cancel()
         with suppress(asyncio.CancelledError):
             await watcher
-        await self._replicas.pop(key).channel.close(grace=None)
+        await self._replicas.pop(key).close()
+
+    def _open_link(self, address: str, server_name: str) -> Link:
+        return Link(address, self._max_message_bytes, self._certificates, server_name)

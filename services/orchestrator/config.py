@@ -1,11 +1,15 @@
 """Settings of the orchestrator."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from services.orchestrator.tokens import TokenRules
+from triptych.errors import InvalidArgument
 from triptych.serving.config import ServingConfig
+from triptych.tls import TlsFiles
 
 
 def _split(value: object) -> object:
@@ -49,6 +53,37 @@ class OrchestratorConfig(ServingConfig):
     max_pixels: int = Field(16 * 2**20, ge=1, description="largest image; a larger one is refused before it is decoded")
     num_image_threads: int = Field(2, ge=1, description="images decoded at a time")
     embedding_cache_bytes: int = Field(512 * 2**20, ge=0, description="memory for embeddings already computed; 0: off")
+
+    components_tls: bool = Field(
+        True, description="call the components with the same certificates, where there are any"
+    )
+
+    keys_file: Path | None = Field(None, description="API keys, as `triptych keys` writes them; callers then need one")
+    jwt_jwks: str = Field("", description="keys of an OIDC provider, https URL or file; callers may then show a JWT")
+    jwt_issuer: str = Field("", description="the issuer that a JWT must name")
+    jwt_audience: str = Field("", description="the audience that a JWT must name")
+    jwt_scope: str = Field("", description="a scope that a JWT must have; none if empty")
+    jwt_per_minute: int = Field(0, ge=0, description="requests of one subject in a minute; 0: as many as come")
+    jwt_per_day: int = Field(0, ge=0, description="requests of one subject in a day (UTC); 0: as many as come")
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Self:
+        try:
+            _ = self.token_rules
+        except InvalidArgument as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def token_rules(self) -> TokenRules | None:
+        """None: no JWTs."""
+        if not self.jwt_jwks:
+            return None
+        return TokenRules(self.jwt_jwks, self.jwt_issuer, self.jwt_audience, self.jwt_scope)
+
+    @property
+    def component_tls(self) -> TlsFiles | None:
+        return self.tls if self.components_tls else None
 
     @property
     def addresses(self) -> dict[str, tuple[str, ...]]:

@@ -41,10 +41,11 @@ def image(tmp_path: Path) -> str:
 
 def test_every_command_and_option_has_help() -> None:
     group = typer.main.get_command(app)
-    talk, work = {"ask", "draw", "edit", "chat", "status"}, {"up", "import", "export", "evaluate", "train"}
+    talk = {"ask", "draw", "edit", "chat", "status", "health", "keys"}
+    work = {"up", "import", "export", "evaluate", "train"}
     assert set(group.commands) == talk | work
-    importers = group.commands["import"].commands
-    for command in (group, *group.commands.values(), *importers.values()):
+    inner = [*group.commands["import"].commands.values(), *group.commands["keys"].commands.values()]
+    for command in (group, *group.commands.values(), *inner):
         assert command.help, command.name
         for param in command.params:
             assert getattr(param, "help", None), f"{command.name} {param.name}"

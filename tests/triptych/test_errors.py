@@ -28,6 +28,8 @@ def test_codes_of_the_contract() -> None:
     assert {e.code for e in ALL} == {
         "INTERNAL",
         "INVALID_ARGUMENT",
+        "UNAUTHENTICATED",
+        "PERMISSION_DENIED",
         "FAILED_PRECONDITION",
         "RESOURCE_EXHAUSTED",
         "UNAVAILABLE",

@@ -10,10 +10,10 @@ from triptych.errors import CheckpointError
 def read_json(path: Path) -> dict[str, Any]:
     """Raises CheckpointError naming the file when it is missing or not a JSON object."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds no JSON object")

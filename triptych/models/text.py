@@ -23,7 +23,7 @@ class TextCodec:
         for name in ("tokenizer_config.json", "tokenizer.json"):
             read_json(folder / name)
         try:
-            return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True))
+            return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False))
         except (KeyError, OSError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}: {error}") from error
 

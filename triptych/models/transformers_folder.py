@@ -2,7 +2,7 @@
 
 import copy
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import torch
@@ -73,10 +73,19 @@ def _require(path: Path) -> None:
         raise CheckpointError(f"{path} is missing")
 
 
+def _shards(index: Path) -> set[str]:
+    """Files beside the index: what lies elsewhere is no part of the component, and not in its digest."""
+    weight_map = read_json(index).get("weight_map", {})
+    names = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
+    if not names or any(name != PurePath(name).name or not name.endswith(".safetensors") for name in names):
+        raise CheckpointError(f"{index}: weight_map must name safetensors files beside it")
+    return names
+
+
 def _require_weights(path: Path) -> None:
     """One whole safetensors file, or all shards that its index names."""
     index = path.with_name(path.name + ".index.json")
-    names = set(read_json(index).get("weight_map", {}).values()) if index.is_file() else {path.name}
+    names = _shards(index) if index.is_file() else {path.name}
     for part in sorted(path.with_name(name) for name in names):
         _require(part)
         try:

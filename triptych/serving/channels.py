@@ -7,15 +7,19 @@ import grpc
 
 from triptych import traces
 from triptych.serving import request_id
+from triptych.tls import Pem, channel_credentials, name_options
 
 KEEPALIVE_S: Final = 30  # servers must allow a shorter interval than this, see server.py
 CONNECT_BACKOFF_MAX_MS: Final = 2_000
 
 
-def open_channel(address: str, max_message_bytes: int) -> grpc.aio.Channel:
-    """A plaintext channel; connects when first used, and again whenever the server comes back. Limits are set on both
-    ends: a projected image alone is above gRPC's default of 4 MiB."""
-    options = (
+def open_channel(
+    address: str, max_message_bytes: int, pem: Pem | None = None, server_name: str = ""
+) -> grpc.aio.Channel:
+    """Connects when first used, and again whenever the server comes back. Limits are set on both ends: a projected
+    image alone is above gRPC's default of 4 MiB. With `pem` TLS: the certificate must be for
+    `server_name` where given, for the address's host otherwise. Without, plaintext."""
+    options: tuple[tuple[str, int | str], ...] = (
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
@@ -24,6 +28,9 @@ def open_channel(address: str, max_message_bytes: int) -> grpc.aio.Channel:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_reconnect_backoff_ms", CONNECT_BACKOFF_MAX_MS),
     )
+    if pem is not None:
+        options = (*options, *name_options(server_name))
+        return grpc.aio.secure_channel(address, channel_credentials(pem), options=options, interceptors=_INTERCEPTORS)
     return grpc.aio.insecure_channel(address, options=options, interceptors=_INTERCEPTORS)
 
 

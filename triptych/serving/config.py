@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 from typing import Literal, NoReturn, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from triptych import traces
+from triptych.errors import InvalidArgument
+from triptych.tls import TlsFiles, check_host
 
 
 class ServingConfig(BaseSettings):
@@ -50,6 +52,31 @@ class ServingConfig(BaseSettings):
     )
     traces_ratio: float = Field(1.0, ge=0, le=1, description="share of the traces begun here that is kept")
     address_file: Path | None = Field(None, description='file that gets "host:port" once the server listens')
+    tls_dir: Path | None = Field(None, description="folder with tls.crt, tls.key and ca.crt; TLS is on with it")
+    tls_cert: Path | None = Field(None, description="certificate (PEM, chain included); instead of tls-dir")
+    tls_key: Path | None = Field(None, description="its key, not encrypted")
+    tls_ca: Path | None = Field(None, description="the authority that signs the other side's certificates")
+    tls_require_client_cert: bool = Field(True, description="callers show a certificate of that authority (mTLS)")
+    insecure: bool = Field(False, description="listen without TLS on an address that other machines reach")
+
+    @model_validator(mode="after")
+    def _check_door(self) -> Self:
+        if self.tls_dir is not None and (self.tls_cert or self.tls_key or self.tls_ca):
+            raise ValueError("tls-dir is given, tls-cert, tls-key and tls-ca must not be")
+        try:
+            check_host(self.host, self.tls, insecure=self.insecure)
+        except InvalidArgument as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """None: plaintext. Raises InvalidArgument for half a pair."""
+        if self.tls_dir is not None:
+            return TlsFiles.in_folder(self.tls_dir)
+        if self.tls_cert or self.tls_key or self.tls_ca:
+            return TlsFiles(self.tls_cert, self.tls_key, self.tls_ca)
+        return None
 
     @property
     def service(self) -> str:
@@ -94,7 +121,9 @@ def _known_variables(cls: type[ServingConfig]) -> str:
 
 def _explain(cls: type[ServingConfig], mistake: ErrorDetails) -> str:
     """Flag, variable, what is wrong, and the value."""
-    field = str(mistake["loc"][0]) if mistake["loc"] else ""
+    if not mistake["loc"]:  # of several fields together: the message names them
+        return mistake["msg"]
+    field = str(mistake["loc"][0])
     got = "" if mistake["type"] == "missing" else f", got {mistake['input']!r}"
     return f"--{field.replace('_', '-')} / {_prefix(cls)}{field.upper()}: {mistake['msg']}{got}"
 

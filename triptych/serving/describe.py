@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from triptych import strict_json
 from triptych.card import Card, Port
 from triptych.errors import CheckpointError
 from triptych.serving.batching import Load
@@ -97,8 +98,8 @@ def _port_from_proto(port: pb.Port) -> Port:
 def _object(text: str, field: str) -> dict[str, Any]:
     """A JSON object; empty text is an empty one."""
     try:
-        values = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
+        values = strict_json.parse(text or "{}")
+    except ValueError as error:
         raise ValueError(f"{field}: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{field} is {type(values).__name__}, must be an object")

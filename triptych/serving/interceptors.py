@@ -19,7 +19,7 @@ import grpc
 
 from triptych import status, traces
 from triptych.errors import TriptychError, Unavailable, Unimplemented
-from triptych.serving import request_id
+from triptych.serving import caller, request_id
 from triptych.serving.calls import Calls
 from triptych.serving.metrics import Metrics
 
@@ -110,6 +110,7 @@ class CallInterceptor(AroundInterceptor):
             duration_ms = (time.perf_counter() - started) * 1000
             self._metrics.observe_call(method, code, duration_ms)
             facts = {"method": method, "status": code, "duration_ms": round(duration_ms, 3)}
+            facts |= {"caller": who} if (who := caller.current.get()) else {}
             log.log(logging.DEBUG if is_side_call else logging.INFO, "call", extra=facts)
 
     def _count(self, context: Context) -> None:

@@ -16,5 +16,6 @@ def new() -> str:
 
 
 def accept(value: str) -> str:
-    """The caller's id, or a new one where it sent none or one longer than 128 characters."""
-    return value if 0 < len(value) <= MAX_LENGTH else new()
+    """The caller's id, or a new one where it sent none, or one longer than 128 characters or not of printable ASCII."""
+    is_plain = value.isascii() and value.isprintable()
+    return value if 0 < len(value) <= MAX_LENGTH and is_plain else new()

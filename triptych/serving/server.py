@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from triptych import traces
-from triptych.errors import TriptychError
+from triptych.errors import InvalidArgument, TriptychError
 from triptych.serving.calls import Calls
 from triptych.serving.channels import KEEPALIVE_S
 from triptych.serving.config import ServingConfig
@@ -28,11 +28,13 @@ from triptych.serving.interceptors import (
 )
 from triptych.serving.metrics import Metrics
 from triptych.serving.transport import TransportInterceptor
+from triptych.tls import server_credentials
 
 log = logging.getLogger(__name__)
 
 FLUSH_S: Final = 0.1  # for the last bytes; health watchers never end by themselves
 CLEANUP_S: Final = 2.0  # what a handler gets for its `finally` clauses
+MAX_CONNECTION_AGE_S: Final = 3600  # with TLS: certificates are looked at again; running calls go on to their end
 EXIT_OK: Final = 0
 EXIT_NOT_READY: Final = 1
 EXIT_CANNOT_LISTEN: Final = 2
@@ -42,7 +44,7 @@ Hook = Callable[[], Awaitable[None]]
 
 
 class CannotListen(Exception):
-    """A port is taken, or the host is no address of this machine."""
+    """A port is taken, the host is no address of this machine, or the certificates cannot be used."""
 
 
 class GrpcServer:
@@ -56,7 +58,9 @@ class GrpcServer:
         *,
         metrics: Metrics | None = None,
         replica_id: str = "",
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
+        """`interceptors` come last: what they raise is translated and counted like what a servicer raises."""
         self._config = config
         self._metrics = metrics or Metrics(config.service)
         self._metrics.gauge("calls_running", "calls under way", lambda: self._calls.num_running)
@@ -72,6 +76,7 @@ class GrpcServer:
                 CallInterceptor(self._calls, self._metrics),
                 ErrorInterceptor(config.service, replica_id),
                 GateInterceptor(self._calls),
+                *interceptors,
                 TransportInterceptor(self._metrics),
             ),
             options=_options(config),
@@ -87,7 +92,7 @@ class GrpcServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         try:
-            port = self._server.add_insecure_port(f"{host}:{self._config.port}")
+            port = self._add_port(f"{host}:{self._config.port}")
         except RuntimeError as error:
             reason = "the port is taken, or the host is no address of this machine"
             raise CannotListen(f"cannot listen on {host}:{self._config.port}: {reason}") from error
@@ -126,6 +131,16 @@ class GrpcServer:
         if self._config.address_file is not None:
             self._config.address_file.unlink(missing_ok=True)
 
+    def _add_port(self, address: str) -> int:
+        files = self._config.tls
+        if files is None:
+            return self._server.add_insecure_port(address)
+        try:
+            credentials = server_credentials(files, require_client_cert=self._config.tls_require_client_cert)
+        except InvalidArgument as error:
+            raise CannotListen(f"cannot listen on {address}: {error}") from error
+        return self._server.add_secure_port(address, credentials)
+
     def _listen_for_scrapes(self, port: int) -> int:
         try:
             return self._metrics.listen(self._config.host, port)
@@ -142,11 +157,14 @@ async def serve(
     on_stop: Hook | None = None,
     metrics: Metrics | None = None,
     replica_id: str = "",
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> int:
     """Serves until SIGTERM or SIGINT, drains, and returns the exit code: 0, 1 when `on_ready` (model load, probes)
     raised a TriptychError, 2 when a port is taken. `on_stop` runs last, in every case. A second signal kills.
     """
-    server = GrpcServer(config, add_services, service_names, metrics=metrics, replica_id=replica_id)
+    server = GrpcServer(
+        config, add_services, service_names, metrics=metrics, replica_id=replica_id, interceptors=interceptors
+    )
     try:
         await server.start()
         await _ready_until_signal(server, on_ready)
@@ -219,6 +237,7 @@ def _options(config: ServingConfig) -> tuple[tuple[str, int], ...]:
         ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share it
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 1000 // 3),
         ("grpc.keepalive_permit_without_calls", 1),
+        *((("grpc.max_connection_age_ms", MAX_CONNECTION_AGE_S * 1000),) if config.tls else ()),
     )
 
 

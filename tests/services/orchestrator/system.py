@@ -8,6 +8,7 @@ import grpc.aio
 import pytest
 
 from services.orchestrator.__main__ import assemble
+from services.orchestrator.authentication import authentication
 from services.orchestrator.backends import Backends
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.servicer import SERVICE_NAME
@@ -30,6 +31,7 @@ class System:
         self.decoders = [FakeDecoder()]
         self.settings: dict[str, Any] = {"poll_interval_ms": 20, "drain_timeout_s": 0}
         self.metrics = Metrics("orchestrator")
+        self.now_s = 1_000_000.0  # what limits go by
         self._close: list[Callable[[], Awaitable[Any]]] = []
 
     encoder = property(lambda self: self.encoders[0])
@@ -60,6 +62,7 @@ class System:
             lambda s: orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server(servicer, s),
             [SERVICE_NAME],
             metrics=self.metrics,
+            interceptors=authentication(config, lambda: self.now_s),
         )
         self.address = await server.start()
         await self.backends.start()

@@ -1,15 +1,20 @@
 import asyncio
 import socket
+from pathlib import Path
 
 import grpc
 import pytest
 
 from services.orchestrator.backends import Backends
+from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.resolve import resolve
 from tests.services.orchestrator.cards import encoder_card, llm_card, picture
 from tests.services.orchestrator.fakes import FakeDecoder, FakeEncoder, FakeLlm, until
 from tests.services.orchestrator.system import System
+from triptych.certificates import Authority
 from triptych.errors import Unavailable
+from triptych.serving.server import GrpcServer
+from triptych.tls import TlsFiles
 from triptych.v1 import component_pb2
 from triptych.v1 import orchestrator_pb2 as pb
 
@@ -179,3 +184,25 @@ async def test_ipv6_only_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
     assert await resolve("six:5") == ["[::2]:5"]
+
+
+async def test_backends_call_with_tls_and_by_name(tmp_path: Path) -> None:
+    """The name in the settings is the name the certificate must carry, also where it was resolved to an address."""
+    authority = Authority()
+    mine = authority.issue(tmp_path / "mine", ["orchestrator"])
+    named = authority.issue(tmp_path / "named", ["localhost"])
+    other = authority.issue(tmp_path / "other", ["elsewhere"])
+    health = {}
+    for folder in (named, other):
+        server = GrpcServer(OrchestratorConfig(tls_dir=folder), lambda _: None, [])
+        port = (await server.start()).rpartition(":")[2]
+        backends = Backends({"llm": [f"localhost:{port}"]}, 10_000, 2**20, TlsFiles.in_folder(mine))
+        await backends.start()
+        (replica,) = backends.replicas("llm")
+        health[folder.name] = replica.detail
+        await backends.stop()
+        await server.drain(0)
+    assert "localhost" not in health["named"]
+    assert "not found" in health["named"].lower()  # it answered: it only has no Describe
+    assert "ame" in health["other"]
+    assert health["named"] != health["other"]

@@ -104,3 +104,25 @@ def test_another_services_variables_are_no_business_of_ours(monkeypatch: pytest.
 def test_a_config_without_a_service_reads_only_its_own_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST", "elsewhere")
     assert ServingConfig().host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--host", "0.0.0.0"], "--insecure|insecure where"),
+        (["--tls-dir", "a", "--tls-ca", "b"], "tls-dir is given"),
+        (["--tls-cert", "a"], "both or neither"),
+    ],
+)
+def test_door_is_closed(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        Config.from_args(["--checkpoint", "x", *flags])
+    assert exited.value.code == 2
+    assert re.search(said, capsys.readouterr().err)
+
+
+def test_door_is_open_where_said() -> None:
+    assert Config.from_args(["--checkpoint", "x", "--host", "0.0.0.0", "--insecure"]).tls is None
+    config = Config.from_args(["--checkpoint", "x", "--host", "0.0.0.0", "--tls-dir", "certs"])
+    assert config.tls is not None
+    assert config.tls.key == Path("certs/tls.key")
