@@ -23,6 +23,7 @@ class EncoderEngine:
         self._backend = backend
         self._worker = Worker("encoder", config.max_queue_size)
         self._images = metrics.counter("images", "images embedded")
+        self._queued_ms = metrics.histogram_ms("queued", "time a request waited for its first batch")
         metrics.gauge("requests_waiting", "requests in the queue", lambda: self.load.num_waiting)
 
     @property
@@ -37,7 +38,11 @@ class EncoderEngine:
     async def encode(self, images: Sequence[bytes], timing: Timing) -> AsyncGenerator[NDArray[np.float32], None]:
         """Embeddings (M, D) of each image, in order. Raises InvalidArgument naming the image that cannot be read."""
         async with aclosing(self._worker.timed_stream(timing, self._runner.run, images)) as results:
+            is_first = True
             async for embeddings in results:
+                if is_first:
+                    self._queued_ms.observe(timing.queued_ms)
+                    is_first = False
                 self._images.inc()
                 yield embeddings
 

@@ -15,6 +15,7 @@ class OrchestratorMetrics:
 
     def __init__(self, metrics: Metrics, admission: Admission, cache: EmbeddingCache) -> None:
         self._requests = metrics.counter("requests", "finished requests", ["task", "status"])
+        self._waited_ms = metrics.histogram_ms("queued", "time a request waited for admission")
         self._queued_ms = metrics.histogram_ms("stage_queued", "time a stage let a request wait", ["stage"])
         self._running_ms = metrics.histogram_ms("stage_running", "time a stage worked on a request", ["stage"])
         self._hits = metrics.counter("embedding_cache_hits", "pictures whose embeddings were at hand")
@@ -38,6 +39,9 @@ class OrchestratorMetrics:
             raise
         finally:
             self._requests.labels(task, status).inc()
+
+    def admitted(self, waited_ms: float) -> None:
+        self._waited_ms.observe(waited_ms)
 
     def stage(self, stage: str, queued_ms: float, running_ms: float) -> None:
         self._queued_ms.labels(stage).observe(queued_ms)

@@ -63,6 +63,7 @@ class StepLoop(Generic[R, Output, Event]):
         self._scheduler = scheduler
         self._run, self._postprocess, self._free = run, postprocess, free
         self._step_ms = metrics.histogram_ms("step", "duration of one step")
+        self._queued_ms = metrics.histogram_ms("queued", "time a request waited for its first step")
         metrics.gauge("requests_running", "requests that take turns", lambda: scheduler.load.num_running)
         metrics.gauge("requests_waiting", "requests that wait for a place", lambda: scheduler.load.num_waiting)
         self._entries: dict[R, _Entry] = {}
@@ -110,7 +111,8 @@ class StepLoop(Generic[R, Output, Event]):
     async def _step(self, request: R) -> None:
         """An error, whatever it is, belongs to the request whose step raised it: the others go on."""
         entry = self._entries[request]
-        entry.begin_step()
+        if entry.begin_step():
+            self._queued_ms.observe(entry.timing.queued_ms)
         self._stepping = request
         step = asyncio.create_task(self._advance(request))
         await asyncio.wait((step,))
@@ -154,10 +156,13 @@ class _Entry:
     added: float = field(default_factory=time.perf_counter)
     started: float | None = None
 
-    def begin_step(self) -> None:
-        if self.started is None:
-            self.started = time.perf_counter()
-            self.timing.queued_ms = (self.started - self.added) * 1000
+    def begin_step(self) -> bool:
+        """Whether it is the first."""
+        if self.started is not None:
+            return False
+        self.started = time.perf_counter()
+        self.timing.queued_ms = (self.started - self.added) * 1000
+        return True
 
     def end_step(self) -> None:
         assert self.started is not None
