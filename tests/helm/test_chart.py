@@ -29,13 +29,18 @@ def test_lint(name: str) -> None:
     assert [message for message in report["messages"] if message["severity"] > 1] == []
 
 
+@pytest.fixture(scope="module")
+def distinct() -> list[Object]:
+    """Every object of every set of values, once."""
+    found = (made for name in ALL for made in render(values_of(name)).values() if made["kind"] not in CUSTOM)
+    return [json.loads(text) for text in sorted({json.dumps(made, sort_keys=True) for made in found})]
+
+
 @pytest.mark.parametrize("version", VERSIONS)
-def test_kubernetes_knows_every_object(objects: dict[tuple[str, str], Object], version: str) -> None:
-    checked = [found for found in objects.values() if found["kind"] not in CUSTOM]
-    assert len(checked) >= 20
-    for found in checked:
-        used = kubernetes_validate.validate(found, version, strict=True)
-        assert used.startswith(version)
+def test_kubernetes_knows_every_object(distinct: list[Object], version: str) -> None:
+    assert len(distinct) > 50
+    for found in distinct:
+        assert kubernetes_validate.validate(found, version, strict=True) == version
 
 
 @pytest.mark.parametrize("release", ["a", "r" * 53])

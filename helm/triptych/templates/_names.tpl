@@ -1,7 +1,7 @@
 {{/* Everything here takes (dict "root" $ "name" component "of" its settings), `component` below. */}}
 
 {{- define "triptych.fullname" -}}
-{{- printf "%s-%s" .root.Release.Name .name | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-%s" (.root.Release.Name | trunc (sub 62 (len .name) | int) | trimSuffix "-") .name -}}
 {{- end -}}
 
 {{- define "triptych.selector" -}}
