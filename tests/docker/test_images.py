@@ -1,9 +1,12 @@
 """What can be held of Dockerfile and compose.yaml without building; `make images` builds."""
 
+import ast
 import os
 import re
 import shlex
+import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -112,3 +115,22 @@ def test_what_is_built_is_what_is_sent() -> None:
     }
     assert {name for name in copied if not name.startswith("$")} <= sent
     assert all((ROOT / name).exists() for name in sent)
+
+
+def test_the_orchestrators_extra_is_all_it_imports() -> None:
+    """Its image holds nothing else: what a development environment happens to have is not there."""
+    code = [*(ROOT / "services" / "orchestrator").glob("*.py"), *(ROOT / "triptych" / "serving").glob("*.py")]
+    nodes = [node for path in code for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    names = [a.name for node in nodes if isinstance(node, ast.Import) for a in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    roots = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"triptych", "services"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    given = {
+        re.split(r"[^\w-]", row)[0] for row in (*project["dependencies"], *extras["serving"], *extras["orchestrator"])
+    }
+    given |= {"pydantic", "pydantic-core"}  # by pydantic-settings
+    owners = metadata.packages_distributions()
+    missing = {root for root in roots if not {name.lower().replace("_", "-") for name in owners[root]} & given}
+    assert "grpc" in roots
+    assert missing == set()
