@@ -198,16 +198,15 @@ def test_only_the_orchestrator_reaches_components(objects: Objects) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("service", GATED)
-def test_upgrading_one_leaves_all_else_as_it_is(name: str, service: str) -> None:
+def test_upgrading_one_leaves_all_else_as_it_is(name: str) -> None:
     """The image's tag is in one object, and every other is the same to the byte."""
-    values = values_of(name)
-    before = render(values)
-    values.setdefault(service, {}).setdefault("image", {})["tag"] = "9.9.9"
-    after = render(values)
-    assert [key for key in before | after if before.get(key) != after.get(key)] == [
-        ("Deployment", f"triptych-{service}")
-    ]
+    before = render(values_of(name))
+    for service in GATED:
+        values = values_of(name)
+        values.setdefault(service, {}).setdefault("image", {})["tag"] = "9.9.9"
+        after = render(values)
+        changed = [key for key in before | after if before.get(key) != after.get(key)]
+        assert changed == [("Deployment", f"triptych-{service}")]
 
 
 def test_scaling_on_ones_own_queue(objects: Objects) -> None:
