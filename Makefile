@@ -42,4 +42,7 @@ bench: install ## measure what serving and preparing data cost
 	$(PYTHON_BIN)/python -m benchmarks
 	$(PYTHON_BIN)/python -m benchmarks.prepare
 
-.PHONY: help install demo train test fuzz lint types format proto proto-check bench
+images: ## container images; takes BUILDER, VARIANT, TORCH_INDEX, PREFIX, TARGETS
+	scripts/images
+
+.PHONY: help install demo train test fuzz lint types format proto proto-check bench images

@@ -1,6 +1,7 @@
 """Who may start now, who waits, who is refused at once."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -20,8 +21,8 @@ class Admission:
         self._free = asyncio.Semaphore(max_running)
 
     @asynccontextmanager
-    async def admitted(self) -> AsyncIterator[None]:
-        """Waits for a place. Raises ResourceExhausted at once when the queue is full."""
+    async def admitted(self) -> AsyncIterator[float]:
+        """Waits for a place, and yields how long, in ms. Raises ResourceExhausted at once when the queue is full."""
         if self._free.locked() and self.num_waiting >= self.max_waiting:
             raise ResourceExhausted(
                 f"{self.num_running} requests are running and {self.num_waiting} waiting, at most {self.max_running} "
@@ -30,6 +31,7 @@ class Admission:
                 retry_after_ms=self._retry_after_ms,
             )
         self.num_waiting += 1
+        began = time.perf_counter()
         try:
             with traces.span("queue"):
                 await self._free.acquire()
@@ -37,7 +39,7 @@ class Admission:
             self.num_waiting -= 1
         self.num_running += 1
         try:
-            yield
+            yield (time.perf_counter() - began) * 1000
         finally:
             self.num_running -= 1
             self._free.release()

@@ -26,6 +26,7 @@ class OrchestratorMetrics:
         self._requests = metrics.counter("requests", "finished requests", ["task", "status"])
         self._request_ms = metrics.histogram_ms("request", "duration of requests, from arrival to the end", ["task"])
         self._first_event_ms = metrics.histogram_ms("first_event", "time from arrival to the first event", ["task"])
+        self._waited_ms = metrics.histogram_ms("queued", "time a request waited for admission")
         self._chains = metrics.counter("chain_requests", "requests by the chain chosen: encoder-llm-decoder", ["chain"])
         calls = "calls to a stage by the generation called and how it ended; a retry is one more"
         self._calls = metrics.counter("stage_calls", calls, ["stage", "generation", "status"])
@@ -71,6 +72,9 @@ class OrchestratorMetrics:
         cards = (candidate.card if candidate else None for candidate in (route.encoder, route.llm, route.decoder))
         chain = "-".join(card.generation if card else "none" for card in cards)
         self._chains.labels(self._chain_names.label(chain)).inc()
+
+    def admitted(self, waited_ms: float) -> None:
+        self._waited_ms.observe(waited_ms, traces.exemplar())
 
     def stage(self, stage: str, queued_ms: float, running_ms: float) -> None:
         self._queued_ms.labels(stage).observe(queued_ms, traces.exemplar())

@@ -41,7 +41,8 @@ class Pipeline:
     ) -> AsyncGenerator[pb.RespondResponse, None]:
         """The events, unnumbered; the last one is Done. Raises the TriptychError of whatever went wrong."""
         tally = Tally(self._metrics)
-        async with self._admission.admitted():
+        async with self._admission.admitted() as waited_ms:
+            self._metrics.admitted(waited_ms)
             with traces.span("check pictures", pictures=len(request.pictures)):
                 pictures = await self._embedder.check(request.pictures, self._backends.candidates("encoder"))
             route = self._route(request)

@@ -136,6 +136,7 @@ def test_metrics_endpoints_count(client: Client, system: System) -> None:
         return after[service][name] - before[service].get(name, 0)
 
     assert rise("encoder", "triptych_encoder_images_total") == 1
+    assert all(rise(service, f"triptych_{service}_queued_ms_count") >= 1 for service in SERVICES)
     assert rise("llm", "triptych_llm_tokens_total") > 10
     assert rise("decoder", "triptych_decoder_images_total") >= 1
     assert rise("orchestrator", 'triptych_orchestrator_requests_total{status="OK",task="edit"}') == 1

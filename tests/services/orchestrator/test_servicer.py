@@ -133,6 +133,7 @@ async def test_stage_metrics(system: System) -> None:
     for stage, queued_ms, running_ms in (("encoder", 1, 2), ("llm", 3, 4), ("decoder", 5, 6)):
         assert system.counted("stage_queued_ms_sum", stage=stage) == queued_ms
         assert system.counted("stage_running_ms_sum", stage=stage) == running_ms
+    assert system.counted("queued_ms_count") == 1
 
 
 async def test_list_components(system: System) -> None:

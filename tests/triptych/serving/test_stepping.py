@@ -35,13 +35,14 @@ class Engine:
         self.freed: list[Count] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.metrics = Metrics("count")
         self.loop = StepLoop(
             "count",
             Rotation[Count]("count", 2, 1),
             run=self.run,
             postprocess=lambda _, step: [step],
             free=self.freed.append,
-            metrics=Metrics("count"),
+            metrics=self.metrics,
         )
 
     def run(self, request: Count) -> int:
@@ -75,6 +76,7 @@ async def test_requests_take_turns(engine: Engine) -> None:
     assert await running == [[1, 2, 3], [1, 2], [1]]
     assert engine.order == [a, b, a, b, a, c]
     assert set(engine.freed) == {a, b, c}
+    assert engine.metrics.registry.get_sample_value("triptych_count_queued_ms_count") == 3
 
 
 async def test_a_failing_step_concerns_its_request_only(engine: Engine) -> None:

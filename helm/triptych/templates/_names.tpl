@@ -1,0 +1,56 @@
+{{/* Everything here takes (dict "root" $ "name" component "of" its settings), `component` below. */}}
+
+{{- define "triptych.fullname" -}}
+{{- printf "%s-%s" (.root.Release.Name | trunc (sub 62 (len .name) | int) | trimSuffix "-") .name -}}
+{{- end -}}
+
+{{- define "triptych.selector" -}}
+app.kubernetes.io/name: triptych
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .name }}
+{{- end -}}
+
+{{/* No version: it would change objects that an upgrade of one image leaves as they are. */}}
+{{- define "triptych.labels" -}}
+{{ include "triptych.selector" . }}
+app.kubernetes.io/part-of: triptych
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{- end -}}
+
+{{- define "triptych.image" -}}
+{{- $of := .of -}}
+{{- $name := printf "%s%s" .root.Values.imagePrefix ($of.image.name | default (printf "triptych-%s" .service)) -}}
+{{- $variant := "" -}}
+{{- if ne .service "orchestrator" -}}{{- $variant = ternary "-gpu" "-cpu" (gt (int $of.gpu.count) 0) -}}{{- end -}}
+{{- if $of.image.digest -}}
+{{- printf "%s@%s" $name $of.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name ($of.image.tag | default (printf "%s%s" .root.Chart.AppVersion $variant)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* All components by name, each laid over `defaults`: {"encoder": {..., "service": "encoder"}, ...}. Disabled ones are
+left out. */}}
+{{- define "triptych.components" -}}
+{{- $values := .Values -}}
+{{- $all := dict -}}
+{{- range $service := list "encoder" "llm" "decoder" "orchestrator" -}}
+{{- $_ := set $all $service (merge (dict "service" $service) (index $values $service)) -}}
+{{- end -}}
+{{- range $name, $own := $values.more -}}
+{{- if or (hasKey $all $name) (has $name (list "trainer" "redis")) -}}
+{{- fail (printf "more.%s: the name is taken" $name) -}}
+{{- end -}}
+{{- $_ := set $all $name $own -}}
+{{- end -}}
+{{- $enabled := dict -}}
+{{- range $name, $own := $all -}}
+{{- $of := mergeOverwrite (deepCopy $values.defaults) (deepCopy $own) -}}
+{{- if $of.enabled -}}{{- $_ := set $enabled $name $of -}}{{- end -}}
+{{- end -}}
+{{- toJson $enabled -}}
+{{- end -}}
+
+{{- define "triptych.port" -}}
+{{- index (dict "orchestrator" 50050 "encoder" 50051 "llm" 50052 "decoder" 50053) . -}}
+{{- end -}}

@@ -1,0 +1,136 @@
+"""What can be held of Dockerfile and compose.yaml without building; `make images` builds."""
+
+import ast
+import os
+import re
+import shlex
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import yaml
+
+from tests.helm.settings import CONFIGS
+from triptych import __version__
+from triptych.serving.config import ServingConfig
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = re.sub(r"\\\n", " ", (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8"))
+STAGES = {
+    match["name"]: match["body"]
+    for match in re.finditer(r"^FROM (?P<body>.*? AS (?P<name>[\w-]+)\n(?:(?!FROM ).*\n?)*)", DOCKERFILE, re.MULTILINE)
+}
+COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
+WORDS = ("encoder", "llm", "decoder", "orchestrator", "trainer")
+SERVING = WORDS[:4]
+
+
+def variables(stage: str) -> dict[str, str]:
+    return dict(
+        word.split("=", 1)
+        for line in re.findall(r"^ENV (.*)", STAGES[stage], re.MULTILINE)
+        for word in shlex.split(line)
+    )
+
+
+def ancestors(stage: str) -> list[str]:
+    """The stages that a stage is made from, itself first."""
+    found = [stage]
+    while (base := STAGES[found[-1]].split()[0]) in STAGES:
+        found.append(base)
+    return found
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_target_for_each_word(word: str) -> None:
+    """Not root, without pip or a compiler; what is in it comes from one environment, made under the constraints."""
+    lines = "\n".join(STAGES[stage] for stage in ancestors(word))
+    assert ancestors(word) == [word, "runtime"]
+    assert re.search(r"^USER 10001:10001$", lines, re.MULTILINE)
+    assert "pip" not in lines
+    assert "apt-get" not in lines
+    assert re.findall(r"^COPY (.*)", lines, re.MULTILINE) == [f"--from=build-{word} /opt/triptych /opt/triptych"]
+    made = STAGES[f"build-{word}"]
+    assert "-c constraints.txt" in made
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(re.findall(r"\bextra=([\w-]+)|\[([a-z-]+)\]", made)[0]) & set(extra)
+
+
+def test_the_orchestrator_has_no_torch() -> None:
+    assert ancestors("build-orchestrator") == ["build-orchestrator", "build"]
+    assert "torch" not in STAGES["build-orchestrator"] + STAGES["build"]
+    assert all("build-torch" in ancestors(f"build-{word}") for word in WORDS if word != "orchestrator")
+
+
+@pytest.mark.parametrize("word", SERVING)
+def test_the_process_understands_its_variables(word: str) -> None:
+    """Those of the image, with those that compose adds; ports are the ones the image exposes."""
+    given = variables(word) | COMPOSE["services"][word].get("environment", {})
+    config = CONFIGS[word]
+    assert issubclass(config, ServingConfig)
+    with patch.dict(os.environ, given, clear=True):
+        read = config.from_args([])
+    exposed = re.findall(r"^EXPOSE (.*)", STAGES[word], re.MULTILINE)[0].split()
+    assert exposed == [str(read.port), str(read.metrics_port)]
+    assert f'ENTRYPOINT ["python", "-m", "services.{word}"]' in STAGES[word]
+
+
+def test_compose_is_the_whole_system() -> None:
+    services: dict[str, dict[str, Any]] = COMPOSE["services"]
+    assert set(services) == set(SERVING)
+    ports = {word: str(variables(word)[f"{word.upper()}_PORT"]) for word in SERVING}
+    for word, service in services.items():
+        assert service["build"]["target"] == word
+        assert (ROOT / "docker" / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+        assert service["image"].startswith(f"triptych-{word}:{__version__}")
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["tmpfs"] == ["/tmp"]
+        if word != "orchestrator":
+            assert "ports" not in service
+            assert service["networks"] == ["components"]
+            told = services["orchestrator"]["environment"][f"ORCHESTRATOR_{word.upper()}_ADDRESSES"]
+            assert told == f"{word}:{ports[word]}"
+            mounted = re.fullmatch(r"\$\{CHECKPOINT:-(.*)\}(/\w+):/checkpoint:ro", service["volumes"][0])
+            assert mounted is not None
+            assert (ROOT / "docker" / f"{mounted[1]}{mounted[2]}" / "card.json").is_file()
+    assert services["orchestrator"]["ports"] == [f"127.0.0.1:{ports['orchestrator']}:{ports['orchestrator']}"]
+    assert COMPOSE["networks"]["components"]["internal"] is True
+
+
+def test_what_is_built_is_what_is_sent() -> None:
+    """Every file that the Dockerfile copies from the repository passes its ignore list."""
+    sent = {
+        line[1:] for line in (ROOT / "docker" / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"
+    }
+    copied = {
+        name
+        for body in STAGES.values()
+        for line in re.findall(r"^COPY (?!--from)(.*) \S+$", body, re.MULTILINE)
+        for name in line.split()
+    }
+    assert {name for name in copied if not name.startswith("$")} <= sent
+    assert all((ROOT / name).exists() for name in sent)
+
+
+def test_the_orchestrators_extra_is_all_it_imports() -> None:
+    """Its image holds nothing else: what a development environment happens to have is not there."""
+    code = [*(ROOT / "services" / "orchestrator").glob("*.py"), *(ROOT / "triptych" / "serving").glob("*.py")]
+    nodes = [node for path in code for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    names = [a.name for node in nodes if isinstance(node, ast.Import) for a in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    roots = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"triptych", "services"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    given = {
+        re.split(r"[^\w-]", row)[0] for row in (*project["dependencies"], *extras["serving"], *extras["orchestrator"])
+    }
+    given |= {"pydantic", "pydantic-core"}  # by pydantic-settings
+    owners = metadata.packages_distributions()
+    missing = {root for root in roots if not {name.lower().replace("_", "-") for name in owners[root]} & given}
+    assert "grpc" in roots
+    assert missing == set()

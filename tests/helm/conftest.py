@@ -1,0 +1,11 @@
+import pytest
+
+from tests.helm.charts import EXAMPLES, Object, render, values_of
+
+ALL = ("defaults", *EXAMPLES, "everything")
+
+
+@pytest.fixture(scope="session", params=ALL)
+def objects(request: pytest.FixtureRequest) -> dict[tuple[str, str], Object]:
+    """Rendered from the defaults, from each example, and with everything switched on."""
+    return render(values_of(request.param))

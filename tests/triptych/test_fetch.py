@@ -1,0 +1,156 @@
+"""Components fetched from a real web server and from a registry that speaks the distribution protocol."""
+
+import base64
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from triptych.card import Card, folder_digest, write_card
+from triptych.errors import CheckpointError, InvalidArgument, Unavailable
+from triptych.fetch import fetch, main
+
+TOKEN = "Bearer t0ken"
+BASIC = f"Basic {base64.b64encode(b'me:secret').decode()}"
+
+
+class Site:
+    """Paths to bytes, on a free port. `locked` ones ask for a token first, as registries do."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, bytes] = {}
+        self.locked = False
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                seen, path = self.headers.get("Authorization"), self.path.partition("?")[0]
+                if path == "/token":
+                    self.answer(200 if seen == BASIC else 403, json.dumps({"token": "t0ken"}).encode())
+                elif site.locked and seen != TOKEN:
+                    challenge = f'Bearer realm="{site.url}/token",service="here",scope="repository:a/b:pull"'
+                    self.answer(401, b"", {"WWW-Authenticate": challenge})
+                elif path in site.pages:
+                    self.answer(200, site.pages[path])
+                else:
+                    self.answer(404, b"")
+
+            def answer(self, code: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+                self.send_response(code)
+                for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.server.server_port}"
+        self.url = f"http://{self.address}"
+        Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def push(self, name: str, *blobs: bytes) -> None:
+        """An artifact of these layers, tagged 1."""
+        digests = [f"sha256:{hashlib.sha256(blob).hexdigest()}" for blob in blobs]
+        manifest = json.dumps({"schemaVersion": 2, "layers": [{"digest": digest} for digest in digests]}).encode()
+        self.pages[f"/v2/{name}/manifests/1"] = manifest
+        self.pages |= {f"/v2/{name}/blobs/{d}": blob for d, blob in zip(digests, blobs, strict=True)}
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    made = Site()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.fixture
+def component(tmp_path: Path) -> Path:
+    folder = tmp_path / "encoder"
+    (folder / "vision").mkdir(parents=True)
+    (folder / "vision" / "model.safetensors").write_bytes(bytes(range(256)) * 64)
+    write_card(folder, Card(kind="encoder", name="tiny", version="1.0.0"))
+    return folder
+
+
+def packed(folder: Path, top: str = "", mode: str = "w:gz") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
+        for path in sorted(folder.rglob("*")):
+            archive.add(path, f"{top}{path.relative_to(folder)}", recursive=False)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("top", "mode"), [("", "w:gz"), ("encoder/", "w")])
+def test_archive(site: Site, component: Path, tmp_path: Path, top: str, mode: str) -> None:
+    site.pages["/encoder.tar"] = packed(component, top, mode)
+    digest, out = folder_digest(component), tmp_path / "out"
+    assert main([str(out), "--digest", digest, "--url", f"{site.url}/encoder.tar"]) == 0
+    assert folder_digest(out) == digest
+    assert not list(out.glob(".*"))
+    site.pages.clear()
+    fetch(out, digest, f"{site.url}/encoder.tar")  # it is there already
+
+
+@pytest.mark.parametrize("is_locked", [False, True])
+def test_registry(
+    site: Site, component: Path, tmp_path: Path, is_locked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In two layers, and with a token where the registry wants one."""
+    card = tmp_path / "card"
+    card.mkdir()
+    digest = folder_digest(component)
+    shutil.move(component / "card.json", card)
+    site.push("a/b", packed(component), packed(card))
+    site.locked = is_locked
+    monkeypatch.setenv("REGISTRY_AUTH", "me:secret")
+    fetch(tmp_path / "out", digest, f"oci://{site.address}/a/b:1")
+    assert folder_digest(tmp_path / "out") == digest
+
+
+def test_a_blob_that_was_changed(site: Site, component: Path, tmp_path: Path) -> None:
+    site.push("a/b", packed(component))
+    (path,) = (path for path in site.pages if "/blobs/" in path)
+    site.pages[path] += b"x"
+    with pytest.raises(CheckpointError, match="came as sha256:"):
+        fetch(tmp_path / "out", folder_digest(component), f"oci://{site.address}/a/b:1")
+
+
+def test_another_component_than_was_meant(site: Site, component: Path, tmp_path: Path) -> None:
+    site.pages["/encoder.tar.gz"] = packed(component)
+    with pytest.raises(CheckpointError, match="wanted is sha256:0000"):
+        fetch(tmp_path / "out", f"sha256:{'0' * 64}", f"{site.url}/encoder.tar.gz")
+
+
+def test_files_that_are_not_the_cards(component: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digest = folder_digest(component)
+    assert main([str(component), "--digest", digest]) == 0
+    (component / "vision" / "model.safetensors").write_bytes(b"other")
+    assert main([str(component), "--digest", digest]) == 1
+    assert "half-copied or changed" in capsys.readouterr().err
+
+
+def test_an_archive_that_reaches_outside(site: Site, component: Path, tmp_path: Path) -> None:
+    site.pages["/encoder.tar"] = packed(component, "../outside/", "w")
+    assert main([str(tmp_path / "out"), "--digest", folder_digest(component), "--url", f"{site.url}/encoder.tar"]) == 1
+    assert not list(tmp_path.rglob("outside"))
+
+
+def test_sources_that_do_not_answer(site: Site, tmp_path: Path) -> None:
+    digest = f"sha256:{'0' * 64}"
+    for url in (f"{site.url}/none.tar", f"oci://{site.address}/a/none:1"):
+        with pytest.raises(Unavailable, match="none"):
+            fetch(tmp_path / "out", digest, url)
+    for url in ("ftp://a/b", "hf://name/only", "oci://host"):
+        with pytest.raises(InvalidArgument, match="must be"):
+            fetch(tmp_path / "out", digest, url)
+    with pytest.raises(InvalidArgument, match="64 hexadecimal"):
+        fetch(tmp_path / "out", "sha256:1")
