@@ -8,8 +8,9 @@ from functools import partial
 from typing import Final
 
 from services.orchestrator.admission import Admission
-from services.orchestrator.backends import HEALTHS, STAGES, Backends
+from services.orchestrator.backends import STAGES, Backends
 from services.orchestrator.cache import EmbeddingCache
+from services.orchestrator.replica import HEALTHS
 from services.orchestrator.routing import Route
 from triptych import traces
 from triptych.errors import TriptychError

@@ -12,8 +12,9 @@ from typing import Final, TypeVar
 import grpc.aio
 import numpy as np
 
-from services.orchestrator.backends import Backends, Replica
+from services.orchestrator.backends import Backends
 from services.orchestrator.cache import Embeddings
+from services.orchestrator.replica import Replica
 from services.orchestrator.routing import Candidate
 from services.orchestrator.tally import Tally
 from triptych import traces
