@@ -1,5 +1,5 @@
-"""Prints what extras of pyproject.toml ask for, without the project itself: the images' large layers then change with the
-dependencies only, not with the code. `python requirements.py llm traces`, beside pyproject.toml.
+"""Prints what extras of pyproject.toml ask for, without the project itself: the images' large layers then change with
+the dependencies only, not with the code. `python requirements.py llm traces`, beside pyproject.toml.
 """
 
 import sys
