@@ -38,6 +38,9 @@ proto: install ## generate triptych/v1 from protos/
 proto-check: install ## fail when triptych/v1 is not what protos/ say
 	scripts/proto-check
 
+audit: install ## what is installed, as an SBOM in build/, and whether any of it is known to be vulnerable
+	scripts/audit
+
 bench: install ## measure what serving and preparing data cost
 	$(PYTHON_BIN)/python -m benchmarks
 	$(PYTHON_BIN)/python -m benchmarks.prepare
@@ -48,4 +51,4 @@ images: ## container images; takes BUILDER, VARIANT, TORCH_INDEX, PREFIX, TARGET
 chart-e2e: install ## the chart's CPU example, played by podman from images built here: draw, ask, edit
 	PYTHON=$(PYTHON_BIN)/python scripts/chart-e2e
 
-.PHONY: help install demo train test fuzz lint types format proto proto-check bench images chart-e2e
+.PHONY: help install demo train test fuzz lint types format proto proto-check audit bench images chart-e2e

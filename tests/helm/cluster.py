@@ -1,5 +1,6 @@
 """What the chart renders of the CPU example, as pods of this machine, and its user."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -65,14 +66,20 @@ def cluster(podman: Podman, folder: Path, more: dict[str, Any]) -> Cluster:
 
 
 def draw_ask_edit(cluster: Cluster, **user: str) -> None:
+    draw_ask_edit_with(lambda *args: cluster.triptych(*args, **user), cluster.folder)
+
+
+def draw_ask_edit_with(triptych: Callable[..., "CompletedProcess[str]"], folder: Path) -> None:
     """The shipped checkpoint draws this circle right: what it says of its own pictures is what was asked for."""
-    drawn = cluster.triptych("draw", "a large red circle in the center", "-o", "circle.png", "--seed", "1", **user)
+    drawn = triptych("draw", "a large red circle in the center", "-o", "circle.png", "--seed", "1")
     assert drawn.returncode == OK, drawn.stderr
-    asked = cluster.triptych("ask", "circle.png", "What color is it?", "--temperature", "0", **user)
-    assert asked.returncode == OK, asked.stderr
-    assert "red" in asked.stdout.lower()
-    edited = cluster.triptych("edit", "circle.png", "make it blue", "-o", "blue.png", "--seed", "1", **user)
+    assert (folder / "circle.png").read_bytes()[:4] == b"\x89PNG"
+    assert "red" in answer(triptych("ask", "circle.png", "What color is it?", "--temperature", "0"))
+    edited = triptych("edit", "circle.png", "make it blue", "-o", "blue.png", "--seed", "1")
     assert edited.returncode == OK, edited.stderr
-    asked = cluster.triptych("ask", "blue.png", "What color is it?", "--temperature", "0", **user)
-    assert "blue" in asked.stdout.lower(), asked.stderr
-    assert (cluster.folder / "circle.png").read_bytes()[:4] == b"\x89PNG"
+    assert "blue" in answer(triptych("ask", "blue.png", "What color is it?", "--temperature", "0"))
+
+
+def answer(asked: "CompletedProcess[str]") -> str:
+    assert asked.returncode == OK, asked.stderr
+    return asked.stdout.lower()

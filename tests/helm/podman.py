@@ -20,16 +20,20 @@ from triptych.errors import Unavailable
 from triptych.health import check_health
 
 HERE: Final = "127.0.0.1"
-# As an engine that was set up for nothing in particular: no systemd, no raised limits.
+# No more than any machine allows: no journal, no raised limits.
 CONF: Final = """
 [engine]
-runtime = "runc"
-cgroup_manager = "cgroupfs"
 events_logger = "file"
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
 log_driver = "k8s-file"
 """
+# Networks on which containers find each other by name.
+NAMES: Final = """
+[network]
+network_backend = "netavark"
+"""
+PLUGINS: Final = Path("/usr/lib/podman")
 START_S: Final = 300
 
 
@@ -41,12 +45,13 @@ class Podman:
         if shutil.which("podman") is None:
             pytest.skip("there is no podman on this machine")
         conf = folder / "containers.conf"
-        conf.write_text(CONF, encoding="utf-8")
-        self._environment = {**os.environ, "CONTAINERS_CONF": str(conf)}
+        self.has_names = all((PLUGINS / name).exists() for name in ("netavark", "aardvark-dns"))
+        conf.write_text(CONF + (NAMES if self.has_names else ""), encoding="utf-8")
+        self.environment = {**os.environ, "CONTAINERS_CONF": str(conf)}
 
     def run(self, *args: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["podman", *args], env=self._environment, capture_output=True, text=True, timeout=timeout_s
+            ["podman", *args], env=self.environment, capture_output=True, text=True, timeout=timeout_s
         )
 
     def __call__(self, *args: str, timeout_s: float = 120) -> str:
