@@ -16,9 +16,16 @@ def test_a_child_forked_under_the_lock_does_not_keep_it(tmp_path: Path) -> None:
             os.close(theirs)
             os.read(ours, 1)  # until the parent is through
             os._exit(0)
-    try:
-        with (tmp_path / "lock").open("w") as file:
+    is_free = can_lock(tmp_path / "lock")
+    os.close(theirs)
+    os.waitpid(child, 0)
+    assert is_free
+
+
+def can_lock(path: Path) -> bool:
+    with path.open("w") as file:
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    finally:
-        os.close(theirs)
-        os.waitpid(child, 0)
+        except BlockingIOError:
+            return False
+    return True
