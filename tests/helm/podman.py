@@ -117,8 +117,10 @@ class Played:
         self._podman.run("kube", "down", str(self._file), timeout_s=300)
         for deployment in self._deployments:
             for volume in pod(deployment)["volumes"]:
-                if "persistentVolumeClaim" in volume:
-                    self._podman.run("volume", "rm", "--force", volume["persistentVolumeClaim"]["claimName"])
+                claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+                self._podman.run(
+                    "volume", "rm", "--force", claim or f"{deployment['metadata']['name']}-{volume['name']}"
+                )
 
     def _fill(self, claim: str, deployment: Object) -> None:
         self._podman("volume", "create", claim)
@@ -150,9 +152,15 @@ def _playable(deployment: Object, hosts: Path, secrets: Path) -> Object:
     changed = copy.deepcopy(deployment)
     spec = changed["spec"]["template"]["spec"]
     spec["volumes"] = [_volume(volume, secrets) for volume in spec["volumes"]]
+    own = {volume["name"]: f"{changed['metadata']['name']}-{volume['name']}" for volume in spec["volumes"]}
+    for volume in spec["volumes"]:  # podman's emptyDir of one name is one volume, for all pods
+        volume["name"] = own[volume["name"]]
     spec["volumes"].append({"name": "hosts", "hostPath": {"path": str(hosts), "type": "File"}})
     for container in spec["containers"]:
+        for mount in container["volumeMounts"]:
+            mount["name"] = own[mount["name"]]
         container["volumeMounts"].append({"name": "hosts", "mountPath": "/etc/hosts", "readOnly": True})
+        del container["ports"]  # podman would map them, which this machine's network has no need of
     return dict(changed)
 
 

@@ -240,6 +240,17 @@ def test_spans_may_leave(objects: Objects) -> None:
         assert all(rule["to"] for rule in away)
 
 
+@pytest.mark.parametrize(
+    ("jwks", "port"), [("https://a.example/keys", 443), ("https://a.example:8443/x:1/keys", 8443), ("/jwks.json", None)]
+)
+def test_the_provider_of_tokens_may_be_asked(jwks: str, port: int | None) -> None:
+    config = {"jwt_jwks": jwks, "jwt_issuer": "https://a.example", "jwt_audience": "us"}
+    objects = render({"orchestrator": {"config": config}})
+    rules = objects["NetworkPolicy", "triptych-orchestrator"]["spec"]["egress"]
+    anywhere = [entry["port"] for rule in rules if "to" not in rule for entry in rule["ports"]]
+    assert anywhere == ([port] if port else [])
+
+
 def test_every_selector_finds_its_pods(objects: Objects) -> None:
     """Of network policies, disruption budgets, spread constraints and monitors: the pods of one component."""
     labels = {found["metadata"]["name"]: pod_labels(found) for found in workloads(objects)}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.helm.cluster import OK, UNAVAILABLE, Cluster, cluster, draw_ask_edit
+from tests.helm.cluster import OK, Cluster, cluster, draw_ask_edit
 from tests.helm.podman import Podman
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
@@ -24,7 +24,7 @@ def test_ask_draw_edit(plain: Cluster) -> None:
     draw_ask_edit(plain)
     status = plain.triptych("status")
     assert status.returncode == OK
-    assert status.stdout.count("serving") == 3, status.stdout
+    assert status.stdout.count("\tserving") == 3, status.stdout
 
 
 def test_pods_are_what_the_manifests_say(plain: Cluster, podman: Podman) -> None:
@@ -51,6 +51,5 @@ def test_a_pod_ends_in_good_order(plain: Cluster, podman: Podman) -> None:
     podman("stop", "--time", "60", plain.played.container(name))
     assert time.monotonic() - started < 30
     assert plain.played.inspect(name)["State"]["ExitCode"] == 0, plain.played.logs(name)
-    told = plain.triptych("draw", "a large red circle in the center", "-o", "none.png", "--timeout-s", "20")
-    assert told.returncode == UNAVAILABLE, told.stderr
-    assert "encoder" in told.stderr
+    status = plain.triptych("status")
+    assert status.stdout.count("\tserving") == 2, status.stdout + status.stderr
