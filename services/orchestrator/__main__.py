@@ -22,7 +22,9 @@ from triptych.v1 import orchestrator_pb2_grpc
 async def main(config: OrchestratorConfig) -> int:
     """Serves also while components are missing: their absence is answered with UNAVAILABLE naming the stage."""
     metrics = Metrics(config.service)
-    backends = Backends(config.addresses, config.poll_interval_ms, config.max_message_bytes, config.component_tls)
+    backends = Backends(
+        config.addresses, config.poll_interval_ms, config.max_message_bytes, config.component_tls, config.silence_ms
+    )
     servicer, embedder = assemble(config, backends, metrics)
 
     def add_services(server: grpc.aio.Server) -> None:

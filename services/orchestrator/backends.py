@@ -27,12 +27,15 @@ class Backends:
         poll_interval_ms: float,
         max_message_bytes: int,
         tls: TlsFiles | None = None,
+        silence_ms: float = 700,
     ) -> None:
         """`addresses`: stage -> "host:port"s; a name that resolves to several addresses is that many replicas. With
-        `tls` each must show a certificate for that name. Raises InvalidArgument when the files cannot be used."""
+        `tls` each must show a certificate for that name. Raises InvalidArgument when the files cannot be used. A
+        replica that is asked and says nothing for `silence_ms` is taken for dead."""
         self._certificates = Certificates(tls) if tls is not None else None
         self._addresses = addresses
         self._poll_interval_s = poll_interval_ms / 1000
+        self._silence_s = silence_ms / 1000
         self._max_message_bytes = max_message_bytes
         self._replicas: dict[tuple[str, str], Replica] = {}
         self._watchers: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -76,7 +79,7 @@ class Backends:
         ]
         for stage, address, name in found:
             if (key := (stage, address)) not in self._replicas:
-                self._replicas[key] = Replica(stage, address, partial(self._open_link, address, name))
+                self._replicas[key] = Replica(stage, address, partial(self._open_link, address, name), self._silence_s)
                 self._watchers[key] = asyncio.create_task(self._watch(self._replicas[key]))
         for key in self._replicas.keys() - {(stage, address) for stage, address, _ in found}:
             if self._replicas[key].is_idle:

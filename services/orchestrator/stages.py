@@ -1,6 +1,6 @@
 """The three calls of the pipeline, each on one replica at a time. A replica that goes away is replaced by another of
-the same card where the user cannot tell the difference: always for Encode, for Generate until its first event, and for
-Decode always too, since the same seed paints the same picture and steps already shown are not shown again.
+the same card, and the user cannot tell the difference: the same seed gives the same tokens and paints the same picture,
+so what was already handed on of a lost reply is passed over when it is redone.
 """
 
 import asyncio
@@ -14,7 +14,8 @@ import numpy as np
 
 from services.orchestrator.backends import Backends
 from services.orchestrator.cache import Embeddings
-from services.orchestrator.replica import Replica
+from services.orchestrator.replay import Mark, Replay
+from services.orchestrator.replica import Ongoing, Replica
 from services.orchestrator.routing import Candidate
 from services.orchestrator.tally import Tally
 from triptych import traces
@@ -62,18 +63,18 @@ class Stages:
     async def generate(
         self, candidate: Candidate, prompt: llm_pb2.Prompt, chunks: Sequence[tensor_pb2.TensorChunk]
     ) -> AsyncGenerator[GenerateEvent, None]:
-        """Ends with one Finish."""
+        """Ends with one Finish. `prompt` must hold a seed, or a redone reply would be another one."""
+        assert prompt.sampling.HasField("seed")
         attempts = self._backends.attempts(candidate)
-        has_started = False
+        replay = Replay()
         while True:
+            replay.rewind()
             try:
                 async with aclosing(self._generate(attempts.replica, prompt, chunks)) as events:
                     async for event in events:
-                        has_started = True
-                        yield event
+                        if (fresh := _unseen(event, replay)) is not None:
+                            yield fresh
             except Unavailable as error:
-                if has_started:
-                    raise
                 attempts.advance(error)
             else:
                 return
@@ -103,11 +104,12 @@ class Stages:
         stub = encoder_pb2_grpc.EncoderServiceStub(replica.channel)
         assemblers: list[TensorAssembler] = []
         done = encoder_pb2.EncodeDone()
-        with self._calling(replica) as (served_by, span):
+        with self._calling(replica) as (ongoing, span):
             with traces.within(span):
                 call = stub.Encode(encoder_pb2.EncodeRequest(images=images), timeout=self._timeout_for("encoder"))
+            ongoing.call = call
             try:
-                async for response in call:
+                async for response in replica.listened(call):
                     if response.HasField("embedding"):
                         assemblers.append(TensorAssembler(response.embedding.embeddings, MAX_TENSOR_BYTES))
                     elif response.HasField("chunk") and assemblers:
@@ -120,7 +122,7 @@ class Stages:
             finally:
                 call.cancel()
         _check_encoded(replica, candidate, len(images), arrays, done.space)
-        self._tally.ended(served_by, done.queued_ms, done.running_ms)
+        self._tally.ended(ongoing.served_by, done.queued_ms, done.running_ms)
         return arrays
 
     async def _generate(
@@ -170,12 +172,12 @@ class Stages:
         yield image
 
     @contextmanager
-    def _calling(self, replica: Replica) -> Iterator[tuple[pb.ServedBy, traces.Span]]:
+    def _calling(self, replica: Replica) -> Iterator[tuple[Ongoing, traces.Span]]:
         """Around a call. The span is open for transport too, and the LLM's also while pictures are drawn."""
         span = traces.current().child(f"call {replica.stage}", "client", address=replica.address)
-        with span, self._tally.calling(replica.stage, replica.digest), replica.calling() as served_by:
-            span.set(replica=served_by.replica_id, card=served_by.digest)
-            yield served_by, span
+        with span, self._tally.calling(replica.stage, replica.digest), replica.calling() as ongoing:
+            span.set(replica=ongoing.served_by.replica_id, card=ongoing.served_by.digest)
+            yield ongoing, span
 
     @asynccontextmanager
     async def _exchange(
@@ -191,14 +193,30 @@ class Stages:
                 yield request
             await closed.wait()
 
-        with self._calling(replica) as (served_by, span):
+        with self._calling(replica) as (ongoing, span):
             with traces.within(span):
                 call = method(stream(), timeout=self._timeout_for(replica.stage))
+            ongoing.call = call
             try:
-                yield served_by, aiter(call)
+                yield ongoing.served_by, replica.listened(call)
             finally:
                 closed.set()
                 call.cancel()
+
+
+def _unseen(event: GenerateEvent, replay: Replay) -> GenerateEvent | None:
+    """What of `event` the user does not have yet. Raises TriptychError when it is not the reply seen before."""
+    match event:
+        case llm_pb2.TextDelta():
+            fresh = replay.text(event.text)
+            return llm_pb2.TextDelta(text=fresh) if fresh else None
+        case llm_pb2.ImageStart():
+            return event if replay.mark(Mark("image_start", event.image_index)) else None
+        case Conditioning():
+            return event if replay.mark(Mark("hidden_states", event.header.image_index)) else None
+        case _:
+            replay.end()
+            return event
 
 
 async def _conditioning(

@@ -29,8 +29,21 @@ from triptych.v1 import (
 )
 
 
+class _Described(ComponentServicer):
+    """Answers nothing while its component hangs, or has no time for polls."""
+
+    component: "FakeComponent"
+
+    async def Describe(self, request: Any, context: Any) -> Any:
+        await self.component.awake.wait()
+        if self.component.ignores_polls:
+            await asyncio.Event().wait()
+        return await super().Describe(request, context)
+
+
 class FakeComponent(ABC):
-    """A listening replica. `hold` stops every call until set; `errors` are raised first, one per call."""
+    """A listening replica. `hold` stops every call until set; `errors` are raised first, one per call. While `awake` is
+    not set it says nothing at all."""
 
     def __init__(self, card: Card) -> None:
         self.card = card
@@ -44,6 +57,9 @@ class FakeComponent(ABC):
         self.request_ids: list[str] = []
         self.traceparents: list[str] = []
         self.health = health.aio.HealthServicer()
+        self.awake = asyncio.Event()
+        self.awake.set()
+        self.ignores_polls = False
         self.server: grpc.aio.Server | None = None
 
     @property
@@ -52,9 +68,10 @@ class FakeComponent(ABC):
 
     async def start(self) -> None:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        described = ComponentServicer(
+        described = _Described(
             self.card, lambda: Load(self.num_running, 0, 8), new_replica_id(), "fake", "cpu", "f32", 1.0
         )
+        described.component = self
         component_pb2_grpc.add_ComponentServiceServicer_to_server(described, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         self.register(server)
@@ -93,6 +110,7 @@ class FakeComponent(ABC):
                 await context.abort(*self.errors.pop(0))
             if self.hold is not None:
                 await self.hold.wait()
+            await self.awake.wait()
             yield
         except asyncio.CancelledError:
             self.cancelled.set()
@@ -162,6 +180,7 @@ class FakeLlm(FakeComponent, llm_pb2_grpc.LlmServiceServicer):
             self.half_closed |= waiting.done()
             waiting.cancel()
             async for response in self.script(self):
+                await self.awake.wait()
                 yield response
             usage = llm_pb2.Usage(num_prompt_tokens=len(prompt.segments), num_generated_tokens=5, num_images=1)
             yield llm_pb2.GenerateResponse(finish=llm_pb2.Finish(reason="stop", usage=usage, queued_ms=3, running_ms=4))
@@ -214,6 +233,7 @@ class FakeDecoder(FakeComponent, decoder_pb2_grpc.DecoderServiceServicer):
             for step in range(1, steps + 1):
                 if step == self.dies_after + 1 > 1:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+                await self.awake.wait()
                 yield decoder_pb2.DecodeResponse(progress=decoder_pb2.Progress(step=step, num_steps=steps))
                 if start.params.preview_interval and step % start.params.preview_interval == 0:
                     yield decoder_pb2.DecodeResponse(preview=decoder_pb2.Preview(image=picture("gray"), step=step))

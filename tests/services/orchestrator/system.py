@@ -55,7 +55,9 @@ class System:
             decoder_addresses=tuple(d.address for d in self.decoders),
             **self.settings,
         )
-        self.backends = Backends(config.addresses, config.poll_interval_ms, config.max_message_bytes)
+        self.backends = Backends(
+            config.addresses, config.poll_interval_ms, config.max_message_bytes, silence_ms=config.silence_ms
+        )
         servicer, embedder = assemble(config, self.backends, self.metrics)
         server = GrpcServer(
             config,
