@@ -7,6 +7,7 @@ import grpc
 from services.orchestrator.admission import Admission
 from services.orchestrator.authentication import authentication
 from services.orchestrator.backends import Backends
+from services.orchestrator.budget import RetryBudget
 from services.orchestrator.cache import EmbeddingCache
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.embedder import Embedder
@@ -23,7 +24,12 @@ async def main(config: OrchestratorConfig) -> int:
     """Serves also while components are missing: their absence is answered with UNAVAILABLE naming the stage."""
     metrics = Metrics(config.service)
     backends = Backends(
-        config.addresses, config.poll_interval_ms, config.max_message_bytes, config.component_tls, config.silence_ms
+        config.addresses,
+        config.poll_interval_ms,
+        config.max_message_bytes,
+        config.component_tls,
+        silence_ms=config.silence_ms,
+        budget=RetryBudget(config.retry_ratio, config.retry_burst),
     )
     servicer, embedder = assemble(config, backends, metrics)
 

@@ -3,12 +3,16 @@ start or dies later is simply not a candidate until it answers again.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from services.orchestrator.attempts import Attempts
+from services.orchestrator.budget import RetryBudget
+from services.orchestrator.hedging import RecentTimes
+from services.orchestrator.outliers import Outliers
 from services.orchestrator.replica import Replica
 from services.orchestrator.resolve import resolve
 from services.orchestrator.routing import Candidate
@@ -28,14 +32,18 @@ class Backends:
         max_message_bytes: int,
         tls: TlsFiles | None = None,
         silence_ms: float = 700,
+        budget: RetryBudget | None = None,
     ) -> None:
         """`addresses`: stage -> "host:port"s; a name that resolves to several addresses is that many replicas. With
         `tls` each must show a certificate for that name. Raises InvalidArgument when the files cannot be used. A
-        replica that is asked and says nothing for `silence_ms` is taken for dead."""
+        replica that is asked and says nothing for `silence_ms` is taken for dead. `budget` is for all retries."""
         self._certificates = Certificates(tls) if tls is not None else None
         self._addresses = addresses
         self._poll_interval_s = poll_interval_ms / 1000
         self._silence_s = silence_ms / 1000
+        self._budget = budget or RetryBudget(ratio=0.2, burst=128)
+        self.outliers = Outliers()
+        self.encode_times = RecentTimes()
         self._max_message_bytes = max_message_bytes
         self._replicas: dict[tuple[str, str], Replica] = {}
         self._watchers: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -58,11 +66,24 @@ class Backends:
         return [replica for (kind, _), replica in self._replicas.items() if kind == stage]
 
     def candidates(self, stage: str) -> list[Candidate]:
-        """Those that serve now."""
-        return [c for replica in self.replicas(stage) if (c := replica.candidate()) is not None]
+        """Those that serve now, without outliers."""
+        serving = self._serving(stage)
+        ejected = self._ejected(serving)
+        return [candidate for candidate in serving if candidate.address not in ejected]
 
     def attempts(self, candidate: Candidate) -> Attempts:
-        return Attempts(self.replicas(candidate.card.kind), candidate)
+        stage = candidate.card.kind
+        return Attempts(self.replicas(stage), candidate, self._budget, self._ejected(self._serving(stage)))
+
+    def _serving(self, stage: str) -> list[Candidate]:
+        return [c for replica in self.replicas(stage) if (c := replica.candidate()) is not None]
+
+    def _ejected(self, serving: Sequence[Candidate]) -> set[str]:
+        by_card: dict[str, list[str]] = {}
+        for candidate in serving:
+            by_card.setdefault(candidate.card.digest, []).append(candidate.address)
+        now = time.monotonic()
+        return {address for alike in by_card.values() for address in self.outliers.ejected(alike, now)}
 
     async def _keep_resolving(self) -> None:
         while True:
@@ -86,9 +107,13 @@ class Backends:
                 await self._forget(key)
 
     async def _watch(self, replica: Replica) -> None:
+        known = ""
         while True:
             await asyncio.sleep(self._poll_interval_s)
+            known = replica.replica_id or known
             await replica.poll()
+            if replica.replica_id and replica.replica_id != known:
+                self.outliers.forget(replica.address)
 
     async def _forget(self, key: tuple[str, str]) -> None:
         watcher = self._watchers.pop(key)

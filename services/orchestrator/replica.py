@@ -106,6 +106,11 @@ class Replica:
         return self.card.digest if self.card else ""
 
     @property
+    def replica_id(self) -> str:
+        """Of its process; empty while it is unreachable."""
+        return self.description.replica_id if self.description else ""
+
+    @property
     def is_idle(self) -> bool:
         return not self._ongoing
 
@@ -114,18 +119,24 @@ class Replica:
         """Of our own calls."""
         return len(self._ongoing)
 
+    @property
+    def load(self) -> int:
+        """Requests it has, those of other callers included."""
+        return self.num_in_flight + self._num_others
+
     def candidate(self) -> Candidate | None:
         """None while it is not serving."""
         if self.card is None or self.health != pb.HEALTH_SERVING:
             return None
-        return Candidate(self.address, self.card, self.num_in_flight + self._num_others, self._num_served)
+        return Candidate(self.address, self.card, self.load, self._num_served)
 
     @contextmanager
     def calling(self) -> Iterator[Ongoing]:
         """Counts the call, says who serves it, and turns its gRPC failure into an error naming stage and replica. A
         replica that drops the connection is out until it answers a poll again.
         """
-        assert self.description is not None, "only serving replicas are called"
+        if self.description is None:
+            raise self._went_away(self.detail)
         card, id_ = self.description.card, self.description.replica_id
         ongoing = Ongoing(
             pb.ServedBy(kind=card.kind, name=card.name, version=card.version, digest=card.digest, replica_id=id_)

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 SILENCE_S = 0.7
 PATIENCE_S = 10.0  # on a machine that is busy with other things
-LONG_DRAWING = Params(seed=1, steps=150, max_tokens=4)
+LONG_DRAWING = Params(seed=1, steps=60, max_tokens=4)
 LONG_TEXT = Params(seed=1, max_tokens=400)
 
 
@@ -129,12 +129,9 @@ def test_hang(system: System, own: dict[str, Process], client: Client, stage: st
     hung = replica_id(client.address, address)
     events, seen = caught(client, stage, address)
     with stopped(own[stage]):
-        began = time.monotonic()
+        await_candidates(client, stage, 1)
+        assert "silent" in next(r.detail for r in replicas(client.address) if r.address == address)
         seen += list(events)
-        assert time.monotonic() - began < PATIENCE_S
-        states = {r.address: r for r in replicas(client.address)}
-        assert states[address].health == pb.HEALTH_UNREACHABLE
-        assert "silent" in states[address].detail
     assert outcome(seen) == expected
     assert isinstance(seen[-1], Done)
     assert hung not in {served.replica_id for served in seen[-1].served_by}
