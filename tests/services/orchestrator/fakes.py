@@ -26,6 +26,7 @@ from triptych.v1 import (
     encoder_pb2_grpc,
     llm_pb2,
     llm_pb2_grpc,
+    orchestrator_pb2,
 )
 
 
@@ -54,6 +55,7 @@ class FakeComponent(ABC):
         self.cancelled = asyncio.Event()
         self.hold: asyncio.Event | None = None
         self.errors: list[tuple[grpc.StatusCode, str]] = []
+        self.retry_after_ms = 0  # sent with errors
         self.request_ids: list[str] = []
         self.traceparents: list[str] = []
         self.health = health.aio.HealthServicer()
@@ -107,7 +109,8 @@ class FakeComponent(ABC):
         self.reached.set()
         try:
             if self.errors:
-                await context.abort(*self.errors.pop(0))
+                hint = (("retry-after-ms", str(self.retry_after_ms)),) if self.retry_after_ms else ()
+                await context.abort(*self.errors.pop(0), hint)
             if self.hold is not None:
                 await self.hold.wait()
             await self.awake.wait()
@@ -244,6 +247,10 @@ class FakeDecoder(FakeComponent, decoder_pb2_grpc.DecoderServiceServicer):
                 image=data.getvalue(), width=8, height=8, seed=start.params.seed, queued_ms=5, running_ms=6
             )
             yield decoder_pb2.DecodeResponse(image=image)
+
+
+def kinds(responses: list[orchestrator_pb2.RespondResponse]) -> list[str]:
+    return [str(response.WhichOneof("event")) for response in responses]
 
 
 async def drain(call: Any) -> None:

@@ -6,14 +6,10 @@ import grpc
 import pytest
 
 from tests.services.orchestrator.cards import encoder_card, llm_card, picture
-from tests.services.orchestrator.fakes import FakeDecoder, FakeEncoder, FakeLlm, drain, text, until
+from tests.services.orchestrator.fakes import FakeDecoder, FakeEncoder, FakeLlm, drain, kinds, text, until
 from tests.services.orchestrator.system import System
 from triptych.v1 import encoder_pb2, tensor_pb2
 from triptych.v1 import orchestrator_pb2 as pb
-
-
-def kinds(responses: list[pb.RespondResponse]) -> list[str]:
-    return [str(r.WhichOneof("event")) for r in responses]
 
 
 async def test_image_the_llm_was_forbidden_is_our_bug(system: System) -> None:
