@@ -42,7 +42,10 @@ bench: install ## measure what serving and preparing data cost
 	$(PYTHON_BIN)/python -m benchmarks
 	$(PYTHON_BIN)/python -m benchmarks.prepare
 
+faults: install ## hurt a system of two replicas of each stage, and measure what users notice
+	$(PYTHON_BIN)/python -m benchmarks.faults
+
 images: ## container images; takes BUILDER, VARIANT, TORCH_INDEX, PREFIX, TARGETS
 	scripts/images
 
-.PHONY: help install demo train test fuzz lint types format proto proto-check bench images
+.PHONY: help install demo train test fuzz lint types format proto proto-check bench faults images

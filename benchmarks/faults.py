@@ -27,6 +27,7 @@ from benchmarks.circumstances import ROOT, circumstances
 from benchmarks.fleet import STAGES, Fleet
 from benchmarks.flood import flood
 from benchmarks.load import Job, Load, Outcome, ask, jobs
+from benchmarks.overload import overload
 from benchmarks.plot import plot_faults
 from triptych.client import Client
 from triptych.errors import TriptychError
@@ -34,6 +35,7 @@ from triptych.v1 import orchestrator_pb2 as pb
 
 LIBRARIES: Final = ("torch", "grpcio", "numpy")
 TIMEOUT_S: Final = 60.0
+OVERLOAD_TIMEOUT_S: Final = 10.0
 HANG_S: Final = 4.0
 SLOW_S: Final = 6.0
 SLOW_STOPPED_S, SLOW_RUNNING_S = 0.08, 0.02  # a fifth of its speed
@@ -232,11 +234,18 @@ def main() -> int:
             can_jump = fleet.can_jump()
             with fleet:
                 results = measure(fleet, args, can_jump)
+                flooded = overload(fleet, jobs(args.num_jobs, args.steps), args.quiet_s, OVERLOAD_TIMEOUT_S)
         except TriptychError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+    print(f"overload: {dict(flooded['ended'])} of {flooded['num_requests']}, at most {flooded['ms_max']:.0f} ms")
     args.output.mkdir(parents=True, exist_ok=True)
-    more = {"num_callers": args.num_callers, "load_average_after": os.getloadavg(), "results": results}
+    more = {
+        "num_callers": args.num_callers,
+        "load_average_after": os.getloadavg(),
+        "overload": flooded,
+        "results": results,
+    }
     (args.output / "faults.json").write_text(json.dumps(about | more, indent=2) + "\n")
     plot_faults(results, args.output / "faults.png")
     return 0

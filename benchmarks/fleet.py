@@ -68,7 +68,8 @@ class Fleet:
             part for stage in STAGES for part in (f"--{stage}-addresses", ",".join(m.seen_at for m in self.of(stage)))
         ]
         # Every request is to need every stage: no embedding is kept.
-        self._add("orchestrator", "orchestrator", *addresses, "--embedding-cache-bytes", "0")
+        flags = ("--embedding-cache-bytes", "0", "--max-num-requests", "8", "--max-queue-size", "8")
+        self._add("orchestrator", "orchestrator", *addresses, *flags)
 
     def of(self, stage: str) -> list[Member]:
         return [self.members[f"{stage}-{index}"] for index in range(NUM_REPLICAS)]

@@ -41,7 +41,7 @@ class Backends:
         self._addresses = addresses
         self._poll_interval_s = poll_interval_ms / 1000
         self._silence_s = silence_ms / 1000
-        self._budget = budget or RetryBudget(ratio=0.2, burst=128)
+        self.budget = budget or RetryBudget(ratio=0.2, burst=128)
         self.outliers = Outliers()
         self.encode_times = RecentTimes()
         self._max_message_bytes = max_message_bytes
@@ -71,9 +71,13 @@ class Backends:
         ejected = self._ejected(serving)
         return [candidate for candidate in serving if candidate.address not in ejected]
 
+    def num_outliers(self, stage: str) -> int:
+        """Serving replicas that are left out for now."""
+        return len(self._ejected(self._serving(stage)))
+
     def attempts(self, candidate: Candidate) -> Attempts:
         stage = candidate.card.kind
-        return Attempts(self.replicas(stage), candidate, self._budget, self._ejected(self._serving(stage)))
+        return Attempts(self.replicas(stage), candidate, self.budget, self._ejected(self._serving(stage)))
 
     def _serving(self, stage: str) -> list[Candidate]:
         return [c for replica in self.replicas(stage) if (c := replica.candidate()) is not None]
