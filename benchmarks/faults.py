@@ -3,7 +3,7 @@ a time, under a steady load of questions, drawings and edits, and compares each 
 that the undisturbed system gave.
 
 Writes faults.json and .png. Added latency: quantiles of the requests that were under way from the fault to its end,
-less those of the same system left alone; detection: until the orchestrator's ListComponents says so.
+less those of the requests just before; detection: until the orchestrator's ListComponents says so.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import Any, Final
 from benchmarks.circumstances import ROOT, circumstances
 from benchmarks.fleet import STAGES, Fleet
 from benchmarks.flood import flood
-from benchmarks.load import Job, Load, Outcome, ask, jobs
+from benchmarks.load import Load, Outcome, ask, jobs
 from benchmarks.overload import overload
 from benchmarks.plot import plot_faults
 from triptych.client import Client
@@ -147,21 +147,25 @@ def faults(can_jump: bool) -> dict[str, Callable[[Fleet], float | None]]:
     return found
 
 
-def suffer(
-    fleet: Fleet, fault: Callable[[Fleet], float | None], todo: Sequence[Job], num_callers: int, num_tries: int
-) -> tuple[list[Outcome], float | None]:
-    """The requests that were under way from the fault to its end, and the milliseconds until it was noticed."""
-    with Load(fleet.address, todo, num_callers, TIMEOUT_S, num_tries) as load:
-        time.sleep(1.5)
+@dataclass
+class Suffered:
+    """Requests that had ended when the fault came, those that were under way from then to its end, and the milliseconds
+    until it was noticed."""
+
+    before: list[Outcome]
+    during: list[Outcome]
+    detected_ms: float | None
+
+
+def suffer(fleet: Fleet, fault: Callable[[Fleet], float | None], load: Load, before_s: float) -> Suffered:
+    with load:
+        time.sleep(before_s)
         began = time.monotonic()
         detected_ms = fault(fleet)
-    return [o for o in load.outcomes if o.began + o.ms / 1000 >= began], detected_ms
-
-
-def quiet(fleet: Fleet, todo: Sequence[Job], num_callers: int, seconds: float) -> list[Outcome]:
-    with Load(fleet.address, todo, num_callers, TIMEOUT_S, 1) as load:
-        time.sleep(seconds)
-    return load.outcomes
+    had_ended = [outcome.began + outcome.ms / 1000 < began for outcome in load.outcomes]
+    before = [outcome for outcome, ended in zip(load.outcomes, had_ended, strict=True) if ended]
+    during = [outcome for outcome, ended in zip(load.outcomes, had_ended, strict=True) if not ended]
+    return Suffered(before, during, detected_ms)
 
 
 def spread(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -171,10 +175,8 @@ def spread(outcomes: Sequence[Outcome]) -> dict[str, float]:
     return {"p50": cuts[9], "p95": cuts[18], "max": times[-1]}
 
 
-def figures(
-    outcomes: Sequence[Outcome], expected: dict[int, str], undisturbed: dict[str, float], detected_ms: float | None
-) -> dict[str, Any]:
-    times = spread(outcomes)
+def figures(suffered: Suffered, expected: dict[int, str]) -> dict[str, Any]:
+    outcomes, times, before = suffered.during, spread(suffered.during), spread(suffered.before)
     return {
         "num_requests": len(outcomes),
         "num_failures": sum(bool(o.error) for o in outcomes),
@@ -182,8 +184,11 @@ def figures(
         "num_asked_again": sum(o.num_tries > 1 for o in outcomes),
         "errors": Counter(o.error for o in outcomes if o.error),
         "ms": times,
-        "added_ms": {name: times[name] - undisturbed[name] for name in times},
-        "detected_ms": detected_ms,
+        "num_before": len(suffered.before),
+        "num_wrong_before": sum(bool(o.error) or o.answer != expected[o.index] for o in suffered.before),
+        "before_ms": before,
+        "added_ms": {name: times[name] - before[name] for name in times},
+        "detected_ms": suffered.detected_ms,
     }
 
 
@@ -194,16 +199,14 @@ def measure(fleet: Fleet, args: argparse.Namespace, can_jump: bool) -> dict[str,
     if failed := [outcome.error for outcome in alone if outcome.error]:
         raise TriptychError(f"the undisturbed system fails: {failed[0]}")
     expected = {outcome.index: outcome.answer for outcome in alone}
-    left_alone = quiet(fleet, todo, args.num_callers, args.quiet_s)
-    undisturbed = spread(left_alone)
-    results = {"undisturbed": figures(left_alone, expected, undisturbed, None)}
+    results = {}
     for name, fault in faults(can_jump).items():
         if args.only and args.only not in name:
             continue
         # A caller whose orchestrator goes has to ask again; all else is for the services to mend.
         num_tries = 4 if "orchestrator" in name else 1
-        outcomes, detected_ms = suffer(fleet, fault, todo, args.num_callers, num_tries)
-        results[name] = figures(outcomes, expected, undisturbed, detected_ms)
+        load = Load(fleet.address, todo, args.num_callers, TIMEOUT_S, num_tries)
+        results[name] = figures(suffer(fleet, fault, load, args.quiet_s), expected)
         print(line(name, results[name]), flush=True)
     return results
 
@@ -224,7 +227,7 @@ def main() -> int:
     parser.add_argument("--num-jobs", type=int, default=12, help="different requests")
     parser.add_argument("--num-callers", type=int, default=4, help="who ask one thing after another")
     parser.add_argument("--steps", type=int, default=20, help="denoising steps of a drawing")
-    parser.add_argument("--quiet-s", type=float, default=15, help="how long to look at it undisturbed")
+    parser.add_argument("--quiet-s", type=float, default=10, help="undisturbed seconds before each fault")
     parser.add_argument("--only", default="", help="faults with this in their name")
     args = parser.parse_args()
     about = circumstances(*LIBRARIES)

@@ -11,6 +11,7 @@ from triptych.errors import ResourceExhausted, Unavailable
 
 MAX_ATTEMPTS: Final = 4  # of one stage of one request
 MAX_WAITS: Final = 30  # for full queues, each as long as the replica said
+LOOK_S: Final = 0.3
 Failure = Unavailable | ResourceExhausted
 
 
@@ -43,7 +44,12 @@ class Attempts:
         elif len(self._tried) >= MAX_ATTEMPTS:
             raise error
         else:
-            self._move(self._next(error), error)
+            try:
+                replica = self._next(error)
+            except Unavailable:
+                await self._look_again()
+                replica = self._next(error)
+            self._move(replica, error)
 
     async def _pass_full(self, error: ResourceExhausted, has_begun: bool) -> None:
         if not error.retry_after_ms:  # no queue was full: the request is too large for the machine
@@ -56,6 +62,14 @@ class Attempts:
             self._num_waits += 1
             await asyncio.sleep(error.retry_after_ms / 1000)
             self.replica = self._next(error)
+
+    async def _look_again(self) -> None:
+        """At those that failed, before giving up: only a connection may have broken."""
+        polls = [asyncio.create_task(r.poll()) for r in self._replicas if r.address in self._tried]
+        await asyncio.wait(polls, timeout=LOOK_S)
+        for poll in polls:
+            poll.cancel()
+        await asyncio.gather(*polls, return_exceptions=True)
 
     def _move(self, replica: Replica, error: Failure) -> None:
         if not self._budget.spend():

@@ -140,6 +140,16 @@ async def test_reply_goes_on_where_the_lost_replica_stopped(system: System) -> N
     assert [s.kind for s in responses[-1].done.served_by].count("llm") == 1, "who failed did not serve"
 
 
+async def test_broken_connection_to_the_only_replica_is_mended(system: System) -> None:
+    """It is asked again, for it answers when it is looked at."""
+    system.llm.script = says("a red", " circle")
+    system.llm.errors = [(grpc.StatusCode.UNAVAILABLE, "Connection reset by peer")]
+    await system.start()
+    responses = await system.respond(system.request("hello", task="UNDERSTAND"))
+    assert "".join(r.text.text for r in responses) == "a red circle"
+    assert system.llm.num_calls == 2
+
+
 async def test_reply_that_comes_out_differently_is_not_gone_on_with(system: System) -> None:
     system.llms = [FakeLlm(), FakeLlm()]
     system.llms[0].script = says("a red", dies=True)
