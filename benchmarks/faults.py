@@ -76,6 +76,7 @@ def watched(fleet: Fleet, name: str) -> Iterator[Watch]:
 
 def kill(fleet: Fleet, stage: str) -> float | None:
     """A crash, or the kernel's answer to too much memory. A supervisor starts it again."""
+    fleet.await_busy(f"{stage}-0")
     with watched(fleet, f"{stage}-0") as watch:
         fleet.kill(f"{stage}-0")
         time.sleep(2)
@@ -85,6 +86,7 @@ def kill(fleet: Fleet, stage: str) -> float | None:
 
 
 def hang(fleet: Fleet, stage: str) -> float | None:
+    fleet.await_busy(f"{stage}-0")
     with watched(fleet, f"{stage}-0") as watch:
         fleet.members[f"{stage}-0"].send(signal.SIGSTOP)
         time.sleep(HANG_S)
@@ -94,8 +96,9 @@ def hang(fleet: Fleet, stage: str) -> float | None:
 
 
 def reset(fleet: Fleet, stage: str) -> float | None:
-    """Three times: what it hits is chance."""
+    """Three times."""
     for _ in range(3):
+        fleet.await_busy(f"{stage}-0")
         fleet.proxies[stage].reset()
         time.sleep(0.7)
     fleet.await_serving()
@@ -155,17 +158,20 @@ class Suffered:
     before: list[Outcome]
     during: list[Outcome]
     detected_ms: float | None
+    redone: Counter[str] = field(default_factory=Counter)  # calls that failed, by stage and status
 
 
 def suffer(fleet: Fleet, fault: Callable[[Fleet], float | None], load: Load, before_s: float) -> Suffered:
     with load:
         time.sleep(before_s)
+        failed_before = fleet.calls_that_failed()
         began = time.monotonic()
         detected_ms = fault(fleet)
+    redone = fleet.calls_that_failed() - failed_before
     had_ended = [outcome.began + outcome.ms / 1000 < began for outcome in load.outcomes]
     before = [outcome for outcome, ended in zip(load.outcomes, had_ended, strict=True) if ended]
     during = [outcome for outcome, ended in zip(load.outcomes, had_ended, strict=True) if not ended]
-    return Suffered(before, during, detected_ms)
+    return Suffered(before, during, detected_ms, redone)
 
 
 def spread(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -181,6 +187,7 @@ def figures(suffered: Suffered, expected: dict[int, str]) -> dict[str, Any]:
         "num_requests": len(outcomes),
         "num_failures": sum(bool(o.error) for o in outcomes),
         "num_different": sum(not o.error and o.answer != expected[o.index] for o in outcomes),
+        "calls_that_failed": suffered.redone,
         "num_asked_again": sum(o.num_tries > 1 for o in outcomes),
         "errors": Counter(o.error for o in outcomes if o.error),
         "ms": times,
@@ -216,6 +223,7 @@ def line(name: str, result: dict[str, Any]) -> str:
     return (
         f"{name}: {result['num_requests']} requests, {result['num_failures']} failed, "
         f"{result['num_different']} different, {result['num_asked_again']} asked again, "
+        f"calls that failed: {dict(result['calls_that_failed']) or 0}, "
         f"added {result['added_ms']['p50']:+.0f} ms (median), {result['added_ms']['p95']:+.0f} ms (p95){noticed}"
     )
 

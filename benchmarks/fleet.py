@@ -1,6 +1,7 @@
 """Two replicas of each stage and an orchestrator, as processes of this machine that one may do anything to."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -8,19 +9,26 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.request
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
+
+import grpc
 
 from benchmarks.circumstances import ROOT
 from benchmarks.proxy import Proxy
 from triptych.client import Client
 from triptych.errors import TriptychError, Unavailable
+from triptych.v1 import component_pb2, component_pb2_grpc
 from triptych.v1 import orchestrator_pb2 as pb
 
 HOST: Final = "127.0.0.1"
 STAGES: Final = ("encoder", "llm", "decoder")
 NUM_REPLICAS: Final = 2
+CALLS: Final = re.compile(r"^triptych_orchestrator_stage_calls_total\{(.*)\} (\S+)", re.MULTILINE)
+LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 START_TIMEOUT_S: Final = 300.0
 SMALL_QUEUES: Final = {
     "encoder": ("--max-queue-size", "4"),
@@ -69,6 +77,8 @@ class Fleet:
         ]
         # Every request is to need every stage: no embedding is kept.
         flags = ("--embedding-cache-bytes", "0", "--max-num-requests", "8", "--max-queue-size", "8")
+        self._metrics_port = _free_port()
+        flags += ("--metrics-port", str(self._metrics_port))
         self._add("orchestrator", "orchestrator", *addresses, *flags)
 
     def of(self, stage: str) -> list[Member]:
@@ -78,12 +88,32 @@ class Fleet:
     def address(self) -> str:
         return self.members["orchestrator"].address
 
+    def calls_that_failed(self) -> Counter[str]:
+        """The orchestrator's calls since its start that did not end well, by stage and status."""
+        with urllib.request.urlopen(f"http://{HOST}:{self._metrics_port}/metrics", timeout=10) as response:
+            found = CALLS.findall(response.read().decode())
+        counted: Counter[str] = Counter()
+        for labels, value in found:
+            of = dict(LABEL.findall(labels))
+            if of["status"] not in ("OK", "CANCELLED"):
+                counted[f"{of['stage']} {of['status']}"] += int(float(value))
+        return counted
+
     def start(self, name: str) -> None:
         member = self.members[name]
         with (self._folder / f"{name}.log").open("ab") as log:
             member.process = subprocess.Popen(
                 member.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, cwd=ROOT
             )
+
+    def await_busy(self, name: str, seconds: float = 5.0) -> None:
+        """Until it is at work: a fault is to hit something. Returns after `seconds` even so."""
+        deadline = time.monotonic() + seconds
+        with grpc.insecure_channel(self.members[name].address) as channel:
+            stub = component_pb2_grpc.ComponentServiceStub(channel)
+            while time.monotonic() < deadline:
+                if stub.Describe(component_pb2.DescribeRequest(), timeout=10).load.num_running:
+                    return
 
     def kill(self, name: str) -> None:
         """SIGKILL: what the kernel does to a process that takes too much memory, too."""
