@@ -29,6 +29,7 @@ async def main(config: OrchestratorConfig) -> int:
         config.max_message_bytes,
         config.component_tls,
         silence_ms=config.silence_ms,
+        silence_alone_ms=config.silence_alone_ms,
         budget=RetryBudget(config.retry_ratio, config.retry_burst),
     )
     servicer, embedder = assemble(config, backends, metrics)

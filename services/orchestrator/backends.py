@@ -32,15 +32,18 @@ class Backends:
         max_message_bytes: int,
         tls: TlsFiles | None = None,
         silence_ms: float = 700,
+        silence_alone_ms: float = 5000,
         budget: RetryBudget | None = None,
     ) -> None:
         """`addresses`: stage -> "host:port"s; a name that resolves to several addresses is that many replicas. With
         `tls` each must show a certificate for that name. Raises InvalidArgument when the files cannot be used. A
-        replica that is asked and says nothing for `silence_ms` is taken for dead. `budget` is for all retries."""
+        replica that is asked and says nothing for `silence_ms` is taken for dead; for `silence_alone_ms` where no other
+        one could take over, and an error too many is worse than waiting. `budget` is for all retries."""
         self._certificates = Certificates(tls) if tls is not None else None
         self._addresses = addresses
         self._poll_interval_s = poll_interval_ms / 1000
         self._silence_s = silence_ms / 1000
+        self._silence_alone_s = max(silence_ms, silence_alone_ms) / 1000
         self.budget = budget or RetryBudget(ratio=0.2, burst=128)
         self.outliers = Outliers()
         self.encode_times = RecentTimes()
@@ -104,7 +107,9 @@ class Backends:
         ]
         for stage, address, name in found:
             if (key := (stage, address)) not in self._replicas:
-                self._replicas[key] = Replica(stage, address, partial(self._open_link, address, name), self._silence_s)
+                self._replicas[key] = Replica(
+                    stage, address, partial(self._open_link, address, name), partial(self._silence_of, key)
+                )
                 self._watchers[key] = asyncio.create_task(self._watch(self._replicas[key]))
         for key in self._replicas.keys() - {(stage, address) for stage, address, _ in found}:
             if self._replicas[key].is_idle:
@@ -118,6 +123,16 @@ class Backends:
             await replica.poll()
             if replica.replica_id and replica.replica_id != known:
                 self.outliers.forget(replica.address)
+
+    def _silence_of(self, key: tuple[str, str]) -> float:
+        """How long this replica may say nothing, in seconds."""
+        digest = self._replicas[key].digest if key in self._replicas else ""
+        has_peer = any(
+            replica.digest == digest and replica.candidate() is not None
+            for other, replica in self._replicas.items()
+            if other != key
+        )
+        return self._silence_s if has_peer or not digest else self._silence_alone_s
 
     async def _forget(self, key: tuple[str, str]) -> None:
         watcher = self._watchers.pop(key)

@@ -45,6 +45,7 @@ class OrchestratorConfig(ServingConfig):
     silence_ms: int = Field(
         700, ge=50, description="a replica that is asked and says nothing for this long is given up"
     )
+    silence_alone_ms: int = Field(5000, ge=50, description="the same where no other replica could take over")
     retry_ratio: float = Field(0.2, ge=0, description="lost or refused calls tried again, as a share of all calls")
     retry_burst: int = Field(128, ge=0, description="retries saved up for when a replica dies with all it has")
     encoder_timeout_s: float = Field(120, gt=0, description="longest Encode call")

@@ -26,6 +26,9 @@ HEALTHS: Final[dict[pb.Health.ValueType, str]] = {
     pb.HEALTH_NOT_SERVING: "not_serving",
     pb.HEALTH_UNREACHABLE: "unreachable",
 }
+LOOK_S: Final = 0.1  # how often a silence is looked at while it lasts
+MAX_STALL_S: Final = 0.3  # a timer that is later than this tells of our own event loop, not of who is asked
+
 T = TypeVar("T")
 
 
@@ -41,8 +44,8 @@ class Ongoing:
 class Replica:
     """One address of one stage, what it last said of itself, and the calls that run on it."""
 
-    def __init__(self, stage: str, address: str, open_link: Callable[[], Link], silence_s: float) -> None:
-        """One that says nothing for `silence_s` although it was asked is taken for dead."""
+    def __init__(self, stage: str, address: str, open_link: Callable[[], Link], silence_s: Callable[[], float]) -> None:
+        """One that says nothing for `silence_s()` although it was asked is taken for dead."""
         self.stage = stage
         self.address = address
         self._link = open_link()
@@ -82,7 +85,7 @@ class Replica:
             self.mark_unreachable(error.details() or error.code().name)
             return
         except TimeoutError:
-            self.mark_unreachable(f"silent for {self._silence_s:g} s")
+            self.mark_unreachable(f"silent for {self._silence_s():g} s")
             self._give_up_calls()
             return
         load = described.load
@@ -163,12 +166,12 @@ class Replica:
         asked = time.monotonic()
         try:
             while not asking.done():
-                due = max(asked, self._heard) + self._silence_s
+                due = min(max(asked, self._heard) + self._silence_s(), time.monotonic() + LOOK_S)
                 await asyncio.wait((asking,), timeout=max(0.0, due - time.monotonic()))
                 now = time.monotonic()
-                if now - due > self._silence_s / 2:
+                if now - due > MAX_STALL_S:
                     asked = now
-                elif not asking.done() and max(asked, self._heard) + self._silence_s <= now:
+                elif not asking.done() and max(asked, self._heard) + self._silence_s() <= now:
                     raise TimeoutError
             self._hear()
             return asking.result()

@@ -61,6 +61,7 @@ class System:
             config.poll_interval_ms,
             config.max_message_bytes,
             silence_ms=config.silence_ms,
+            silence_alone_ms=config.silence_alone_ms,
             budget=RetryBudget(config.retry_ratio, config.retry_burst),
         )
         servicer, embedder = assemble(config, self.backends, self.metrics)

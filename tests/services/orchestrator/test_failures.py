@@ -183,9 +183,33 @@ async def test_silent_replica_is_given_up_and_comes_back(system: System, stage: 
     await until(lambda: len(system.backends.candidates(stage)) == 2)
 
 
+async def test_silent_replica_without_another_is_waited_for(system: System) -> None:
+    """A pause is better than an error, where nobody could take over."""
+    system.settings |= {"silence_ms": 100, "silence_alone_ms": 1500}
+    system.llm.hold = asyncio.Event()
+    await system.start()
+    request = system.request("hello", task="UNDERSTAND")
+    call = asyncio.create_task(system.respond(request))
+    await asyncio.wait_for(system.llm.reached.wait(), 5)
+    system.llm.awake.clear()
+    await asyncio.sleep(0.5)
+    assert len(system.backends.candidates("llm")) == 1
+    system.llm.hold.set()
+    system.llm.awake.set()
+    assert kinds(await asyncio.wait_for(call, 5))[-1] == "done"
+    assert system.llm.num_calls == 1
+    system.llm.awake.clear()
+    error = await asyncio.wait_for(system.refused(request), 5)
+    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    assert "silent for 1.5 s" in str(error.details())
+    error = await asyncio.wait_for(system.refused(request), 0.5)
+    assert "no llm replica is serving" in str(error.details())
+    system.llm.awake.set()
+
+
 async def test_busy_replica_is_not_silent(system: System) -> None:
     """What it streams is sign of life enough, should it be too busy for polls."""
-    system.settings["silence_ms"] = 300
+    system.settings |= {"silence_ms": 300, "silence_alone_ms": 300}
 
     async def script(llm: FakeLlm):
         llm.ignores_polls = True
