@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from triptych.errors import ResourceExhausted
+from triptych.errors import ResourceExhausted, TriptychError
 
 # torch is not imported here; its CPU allocator raises a bare RuntimeError.
 _NAMES: Final = ("OutOfMemoryError",)
@@ -13,7 +13,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` is Python's, torch's (CPU or CUDA) or ONNX Runtime's way of saying so."""
     if isinstance(error, MemoryError) or type(error).__name__ in _NAMES:
         return True
-    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _PHRASES)
+    is_ours = isinstance(error, TriptychError)  # may repeat what a user wrote
+    return not is_ours and any(phrase in str(error).lower() for phrase in _PHRASES)
 
 
 def too_large(name: str) -> ResourceExhausted:
