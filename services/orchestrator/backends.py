@@ -132,7 +132,7 @@ class Backends:
             for other, replica in self._replicas.items()
             if other != key
         )
-        return self._silence_s if has_peer or not digest else self._silence_alone_s
+        return self._silence_s if digest and has_peer else self._silence_alone_s
 
     async def _forget(self, key: tuple[str, str]) -> None:
         watcher = self._watchers.pop(key)

@@ -175,7 +175,7 @@ async def test_silent_replica_is_given_up_and_comes_back(system: System, stage: 
     hung.awake.clear()
     began = asyncio.get_running_loop().time()
     responses = await asyncio.wait_for(call, 5)
-    assert 0.2 < asyncio.get_running_loop().time() - began < 2
+    assert 0.2 < asyncio.get_running_loop().time() - began < 4
     assert kinds(responses).count("image") == 1
     assert "silent for 0.3 s" in system.backends.replicas(stage)[0].detail
     await asyncio.wait_for(hung.cancelled.wait(), 5)
@@ -209,7 +209,7 @@ async def test_silent_replica_without_another_is_waited_for(system: System) -> N
 
 async def test_busy_replica_is_not_silent(system: System) -> None:
     """What it streams is sign of life enough, should it be too busy for polls."""
-    system.settings |= {"silence_ms": 300, "silence_alone_ms": 300}
+    system.settings |= {"silence_ms": 500, "silence_alone_ms": 500}
 
     async def script(llm: FakeLlm):
         llm.ignores_polls = True
