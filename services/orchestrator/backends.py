@@ -140,6 +140,7 @@ class Backends:
         with suppress(asyncio.CancelledError):
             await watcher
         await self._replicas.pop(key).close()
+        self.outliers.forget(key[1])
 
     def _open_link(self, address: str, server_name: str) -> Link:
         return Link(address, self._max_message_bytes, self._certificates, server_name)
