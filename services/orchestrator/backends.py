@@ -128,7 +128,7 @@ class Backends:
         """How long this replica may say nothing, in seconds."""
         digest = self._replicas[key].digest if key in self._replicas else ""
         has_peer = any(
-            replica.digest == digest and replica.candidate() is not None
+            replica.digest == digest and replica.is_serving
             for other, replica in self._replicas.items()
             if other != key
         )

@@ -127,9 +127,13 @@ class Replica:
         """Requests it has, those of other callers included."""
         return self.num_in_flight + self._num_others
 
+    @property
+    def is_serving(self) -> bool:
+        return self.card is not None and self.health == pb.HEALTH_SERVING
+
     def candidate(self) -> Candidate | None:
         """None while it is not serving."""
-        if self.card is None or self.health != pb.HEALTH_SERVING:
+        if self.card is None or not self.is_serving:
             return None
         return Candidate(self.address, self.card, self.load, self._num_served)
 
