@@ -128,9 +128,7 @@ class Backends:
         """How long this replica may say nothing, in seconds."""
         digest = self._replicas[key].digest if key in self._replicas else ""
         has_peer = any(
-            replica.digest == digest and replica.is_serving
-            for other, replica in self._replicas.items()
-            if other != key
+            replica.digest == digest and replica.is_serving for other, replica in self._replicas.items() if other != key
         )
         return self._silence_s if digest and has_peer else self._silence_alone_s
 
