@@ -1,7 +1,7 @@
 PYTHON_BIN = .venv/bin
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 install: .venv/installed ## set everything up in .venv (all other targets do it by themselves)
 
@@ -38,6 +38,9 @@ proto: install ## generate triptych/v1 from protos/
 proto-check: install ## fail when triptych/v1 is not what protos/ say
 	scripts/proto-check
 
+audit: install ## what is installed, as an SBOM in build/, and whether any of it is known to be vulnerable
+	scripts/audit
+
 bench: install ## measure what serving and preparing data cost
 	$(PYTHON_BIN)/python -m benchmarks
 	$(PYTHON_BIN)/python -m benchmarks.prepare
@@ -48,4 +51,7 @@ faults: install ## hurt a system of two replicas of each stage, and measure what
 images: ## container images; takes BUILDER, VARIANT, TORCH_INDEX, PREFIX, TARGETS
 	scripts/images
 
-.PHONY: help install demo train test fuzz lint types format proto proto-check bench faults images
+chart-e2e: install ## the chart's CPU example, played by podman from images built here: draw, ask, edit
+	PYTHON=$(PYTHON_BIN)/python scripts/chart-e2e
+
+.PHONY: help install demo train test fuzz lint types format proto proto-check audit bench faults images chart-e2e

@@ -53,7 +53,7 @@ def open_layers(url: str, auth: str, timeout_s: float, scratch: Path) -> Iterato
         raise InvalidArgument(f"url {url!r}: must be oci://HOST/NAME:TAG or oci://HOST/NAME@sha256:...")
     host = parts["host"]
     plain = host.partition(":")[0] in {"localhost", "127.0.0.1"}
-    registry = _Registry(f"{'http' if plain else 'https'}://{host}/v2/{parts['name']}", auth, timeout_s)
+    registry = Registry(f"{'http' if plain else 'https'}://{host}/v2/{parts['name']}", auth, timeout_s)
     manifest = registry.manifest(parts["digest"] or parts["tag"])
     if "layers" not in manifest:
         raise CheckpointError(f"{url} is an index of several images: name one of them by its digest")
@@ -61,7 +61,7 @@ def open_layers(url: str, auth: str, timeout_s: float, scratch: Path) -> Iterato
         yield registry.blob(str(layer["digest"]), scratch)
 
 
-class _Registry:
+class Registry:
     """One repository. `base` is its address up to its name."""
 
     def __init__(self, base: str, auth: str, timeout_s: float) -> None:
@@ -100,7 +100,7 @@ class _Registry:
         except urllib.error.HTTPError as error:
             if error.code != 401 or self._authorization:
                 raise Unavailable(f"{url}: {error}") from error
-            self._authorization = self._authorize(error.headers.get("WWW-Authenticate", ""))
+            self._authorization = self.authorize(error.headers.get("WWW-Authenticate", ""))
         except urllib.error.URLError as error:
             raise Unavailable(f"{url}: {error}") from error
         try:
@@ -115,11 +115,13 @@ class _Registry:
         )
         return response
 
-    def _authorize(self, challenge: str) -> str:
+    def authorize(self, challenge: str) -> str:
         """What the registry wants to see: a token from where it says, or user and password themselves."""
         if not challenge.lower().startswith("bearer"):
             return self._basic
         said = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+        if urlsplit(said.get("realm", "")).scheme != "https" and self._base.startswith("https"):
+            raise Unavailable(f"{self._base}: the token would come from {said.get('realm')!r}, must be https")
         query = urlencode({key: said[key] for key in ("service", "scope") if key in said})
         try:
             with self._open(f"{said['realm']}?{query}", self._basic) as response:

@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -45,25 +46,57 @@ def ancestors(stage: str) -> list[str]:
     return found
 
 
+def copied(stage: str) -> list[str]:
+    return re.findall(r"^COPY (.*)", STAGES[stage], re.MULTILINE)
+
+
+def requirements(*extras: str) -> set[str]:
+    """What the images' script makes of them."""
+    script = ROOT / "docker" / "requirements.py"
+    command = [sys.executable, str(script), *extras]
+    return set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines())
+
+
+def installed(stage: str) -> set[str]:
+    """The extras that are installed in a stage and in those it is made from, both of VARIANT's among them."""
+    lines = "\n".join(STAGES[name] for name in ancestors(stage))
+    extras = {word for found in re.findall(r"install-extras ([^/\n]+)$", lines, re.MULTILINE) for word in found.split()}
+    chosen = set(re.findall(r"extra=([\w-]+)", lines))
+    return (extras - {'"$extra"'}) | chosen
+
+
 @pytest.mark.parametrize("word", WORDS)
 def test_a_target_for_each_word(word: str) -> None:
-    """Not root, without pip or a compiler; what is in it comes from one environment, made under the constraints."""
+    """Not root, without pip or a compiler: nothing is run in it, everything copied."""
     lines = "\n".join(STAGES[stage] for stage in ancestors(word))
-    assert ancestors(word) == [word, "runtime"]
+    assert ancestors(word)[-1] == "runtime"
+    assert STAGES["runtime"].split()[0] == "scratch"
     assert re.search(r"^USER 10001:10001$", lines, re.MULTILINE)
-    assert "pip" not in lines
-    assert "apt-get" not in lines
-    assert re.findall(r"^COPY (.*)", lines, re.MULTILINE) == [f"--from=build-{word} /opt/triptych /opt/triptych"]
-    made = STAGES[f"build-{word}"]
-    assert "-c constraints.txt" in made
-    extra = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    assert set(re.findall(r"\bextra=([\w-]+)|\[([a-z-]+)\]", made)[0]) & set(extra)
+    assert "RUN" not in lines
+    sources = {line.split()[0] for stage in ancestors(word) for line in copied(stage)}
+    assert sources <= {"--from=bare", "--from=build-models", f"--from=build-{word}", "--from=build-project"}
+    assert copied(word)[-1] == "--from=build-project /added /", "the code comes last: what is below it is kept"
 
 
-def test_the_orchestrator_has_no_torch() -> None:
+@pytest.mark.parametrize("word", WORDS)
+def test_what_the_process_needs_is_installed(word: str) -> None:
+    """And spans, where they are asked for. Under the constraints, in versions that one can read here."""
+    stage = f"build-{word}" if f"build-{word}" in STAGES else "build-models"
+    given = requirements(*installed(stage))
+    assert requirements(word, "traces") <= given
+    assert any(row.startswith("opentelemetry") for row in given)
+    assert any(row.startswith("typer") for row in given), "the command line"
+    assert any(row.startswith("torch") for row in given) is (word != "orchestrator")
+    script = (ROOT / "docker" / "install-extras").read_text(encoding="utf-8")
+    assert "-c constraints.txt" in script
+
+
+def test_torch_is_the_one_that_is_pinned() -> None:
+    (version,) = re.findall(r"^ARG TORCH=(.*)$", DOCKERFILE, re.MULTILINE)
+    assert f"torch=={version}" in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert ancestors("build-models") == ["build-models", "build-torch", "build"]
     assert ancestors("build-orchestrator") == ["build-orchestrator", "build"]
-    assert "torch" not in STAGES["build-orchestrator"] + STAGES["build"]
-    assert all("build-torch" in ancestors(f"build-{word}") for word in WORDS if word != "orchestrator")
+    assert "torch" not in STAGES["build-orchestrator"] + STAGES["build"] + STAGES["build-project"]
 
 
 @pytest.mark.parametrize("word", SERVING)
@@ -99,7 +132,7 @@ def test_compose_is_the_whole_system() -> None:
             assert mounted is not None
             assert (ROOT / "docker" / f"{mounted[1]}{mounted[2]}" / "card.json").is_file()
     assert services["orchestrator"]["ports"] == [f"127.0.0.1:{ports['orchestrator']}:{ports['orchestrator']}"]
-    assert COMPOSE["networks"]["components"]["internal"] is True
+    assert COMPOSE["networks"]["components"]["internal"] is True  # all that guards them: they were told `insecure`
 
 
 def test_what_is_built_is_what_is_sent() -> None:
@@ -107,13 +140,13 @@ def test_what_is_built_is_what_is_sent() -> None:
     sent = {
         line[1:] for line in (ROOT / "docker" / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"
     }
-    copied = {
+    names = {
         name
         for body in STAGES.values()
         for line in re.findall(r"^COPY (?!--from)(.*) \S+$", body, re.MULTILINE)
         for name in line.split()
     }
-    assert {name for name in copied if not name.startswith("$")} <= sent
+    assert {name for name in names if not name.startswith("$")} <= sent
     assert all((ROOT / name).exists() for name in sent)
 
 

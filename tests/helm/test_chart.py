@@ -2,20 +2,23 @@
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import helm_python
 import kubernetes_validate
 import pytest
+import yaml
+from kubernetes_validate import utils
 
-from tests.helm.charts import CHART, DIGEST, EXAMPLES, Object, of_kind, render, values_of
+from tests.helm.charts import CHART, DIGEST, EXAMPLES, Object, files_of, objects_of, of_kind, render, values_of
 from tests.helm.conftest import ALL
-from tests.helm.settings import setting_schemas
+from tests.helm.settings import SCHEMA, schema_text
 from triptych import __version__
 
 VERSIONS = ("1.35", "1.36", "1.37")
-CUSTOM = {"ServiceMonitor", "ScaledObject"}  # not Kubernetes' own
+CUSTOM = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "Certificate", "Issuer"}  # not Kubernetes' own
 
 
 def test_examples() -> None:
@@ -37,7 +40,8 @@ def distinct() -> list[Object]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_kubernetes_knows_every_object(distinct: list[Object], version: str) -> None:
+def test_kubernetes_knows_every_object(distinct: list[Object], version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(utils, "schema_contents", cache(utils.schema_contents))  # a megabyte for each object otherwise
     assert len(distinct) > 50
     for found in distinct:
         assert kubernetes_validate.validate(found, version, strict=True) == version
@@ -77,6 +81,12 @@ def test_the_chart_is_for_this_version() -> None:
         {"more": {"other": {"service": "decoder", "config": {"max_num_seqs": 4}}}},
         {"ingress": {"enabled": True}},
         {"trainer": {"config": {"lease": 4}}},
+        {"llm": {"config": {"insecure": True}}},  # `tls` says so, for all
+        {"llm": {"config": {"tls_require_client_cert": False}}},
+        {"llm": {"config": {"traces": "jaeger:14250"}}},
+        {"tls": {"enable": True}},
+        {"tls": {"certManager": {"duration": "90 days"}}},
+        {"more": {"ca": {"service": "llm"}}},
     ],
     ids=json.dumps,
 )
@@ -85,23 +95,42 @@ def test_wrong_values_are_refused(values: dict[str, Any]) -> None:
         render(values)
 
 
-@pytest.mark.parametrize("service", setting_schemas())
-def test_settings_are_those_of_the_service(service: str) -> None:
+def test_settings_are_those_of_the_services() -> None:
     """A setting that is added, renamed or bounded otherwise is so in the schema, too."""
-    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
-    assert schema["$defs"][f"{service}Config"]["properties"] == setting_schemas()[service]
-    assert schema["$defs"][f"{service}Config"]["additionalProperties"] is False
+    assert schema_text() == SCHEMA.read_text(encoding="utf-8"), "python -m tests.helm.settings writes it anew"
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    configs = [shape for name, shape in schema["$defs"].items() if name.endswith("Config")]
+    assert [shape["additionalProperties"] for shape in configs] == [False] * 5
 
 
 def test_dashboards(tmp_path: Path) -> None:
     """Each file is a ConfigMap, as it is: Grafana's own braces are left alone."""
+    maps = of_kind(render({}), "ConfigMap")
+    held = {name: text for found in maps for name, text in found["data"].items()}
+    assert held == {path.name: path.read_text(encoding="utf-8") for path in (CHART / "dashboards").iterdir()}
+    assert any("{{" in text for text in held.values())
+    assert {found["metadata"]["labels"]["grafana_dashboard"] for found in maps} == {"1"}
+    assert of_kind(render({"monitoring": {"dashboards": {"enabled": False}}}), "ConfigMap") == []
     chart = tmp_path / "triptych"
     shutil.copytree(CHART, chart)
-    (chart / "dashboards").mkdir(exist_ok=True)
-    text = '{"title": "Serving", "legend": "{{pod}}"}\n'
-    (chart / "dashboards" / "serving.json").write_text(text, encoding="utf-8")
-    maps = {found["metadata"]["name"]: found for found in of_kind(render({}, chart), "ConfigMap")}
-    found = maps["triptych-dashboard-serving"]
-    assert found["data"] == {"serving.json": text}
-    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert of_kind(render({"monitoring": {"dashboards": {"enabled": False}}}, chart), "ConfigMap") == []
+    (chart / "dashboards" / "serving.json").write_text('{"legend": "{{pod}}"}\n', encoding="utf-8")
+    assert objects_of(chart, {})["ConfigMap", "triptych-dashboard-serving"]["data"] == {
+        "serving.json": '{"legend": "{{pod}}"}\n'
+    }
+
+
+def test_alerts() -> None:
+    """The rules of alerts.yaml, as they are; tests/repo/test_operations.py asks whether their metrics exist."""
+    (rule,) = of_kind(render({"monitoring": {"alerts": {"enabled": True, "labels": {"a": "b"}}}}), "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((CHART / "alerts.yaml").read_text(encoding="utf-8"))
+    assert rule["metadata"]["labels"]["a"] == "b"
+    assert of_kind(render({}), "PrometheusRule") == []
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_notes_say_what_is_open(name: str) -> None:
+    values = values_of(name)
+    (notes,) = (text for path, text in files_of(CHART, values).items() if path.endswith("NOTES.txt"))
+    assert "port-forward service/triptych-orchestrator 50050" in notes
+    assert ("NOT encrypted" in notes) is (not values.get("tls", {}).get("enabled"))
+    assert ("no API key" in notes) is (not values.get("keys"))

@@ -71,9 +71,12 @@ def test_probes_and_draining(objects: Objects) -> None:
         (container,) = spec["containers"]
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert container[probe]["grpc"] == {"port": ports["grpc"]}
+            assert container[probe]["grpc"]["port"] == ports["health"]
         config = settings(container)
-        assert (config.port, config.metrics_port, config.host) == (ports["grpc"], ports["metrics"], "0.0.0.0")
+        assert [config.port, config.metrics_port, config.health_port] == [
+            ports[name] for name in ("grpc", "metrics", "health")
+        ]
+        assert config.host == "0.0.0.0"
         slept = container["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert spec["terminationGracePeriodSeconds"] > config.drain_timeout_s + slept
         assert spec["enableServiceLinks"] is False
@@ -128,23 +131,113 @@ def test_what_is_fetched_is_compared_with_a_digest(objects: Objects) -> None:
             assert re.fullmatch(r"sha256:[0-9a-f]{64}", last["command"][last["command"].index("--digest") + 1])
 
 
+def test_ports_are_nobody_elses(objects: Objects) -> None:
+    """But of those that play the same part: pods may share a network."""
+    ports = {
+        service_of(found): {port["containerPort"] for port in pod(found)["containers"][0]["ports"]}
+        for found in serving(objects)
+    }
+    assert sum(map(len, ports.values())) == len(set().union(*ports.values())) == 3 * len(GATED)
+
+
 def test_services_lead_to_pods(objects: Objects) -> None:
-    """Those that the orchestrator calls resolve to all pods, and it is told their names."""
-    deployments = {found["metadata"]["name"]: found for found in workloads(objects)}
-    addresses = {"encoder": set(), "llm": set(), "decoder": set()}
+    """One for each stage, to all pods of its components. Those that the orchestrator calls resolve to each pod, also
+    before it is ready, and it is told their names."""
+    addresses = set()
     for found in of_kind(objects, "Service"):
-        name, selector = found["metadata"]["name"], found["spec"]["selector"]
-        chosen = [w for w in deployments.values() if selects({"matchLabels": selector}, pod_labels(w))]
-        assert [w["metadata"]["name"] for w in chosen] == [name]
-        named = {port["name"] for port in pod(chosen[0])["containers"][0]["ports"]}
-        assert {port["targetPort"] for port in found["spec"]["ports"]} <= named
-        service = service_of(chosen[0])
-        assert (found["spec"].get("clusterIP") == "None") is (service != "orchestrator")
-        if service in addresses:
-            addresses[service].add(f"{name}:{found['spec']['ports'][0]['port']}")
+        name, spec = found["metadata"]["name"], found["spec"]
+        chosen = [w for w in workloads(objects) if selects({"matchLabels": spec["selector"]}, pod_labels(w))]
+        (service,) = {service_of(w) for w in chosen}
+        assert name == f"triptych-{service}"
+        assert chosen == [w for w in workloads(objects) if service_of(w) == service]
+        for workload in chosen:
+            named = {port["name"] for port in pod(workload)["containers"][0]["ports"]}
+            assert {port["targetPort"] for port in spec["ports"]} <= named
+        if service in GATED[:3]:
+            assert (spec["clusterIP"], spec["publishNotReadyAddresses"]) == ("None", True)
+            addresses.add(f"{name}:{spec['ports'][0]['port']}")
     (orchestrator,) = (found for found in serving(objects) if service_of(found) == "orchestrator")
     told = settings(pod(orchestrator)["containers"][0]).model_dump()
-    assert {service: set(told[f"{service}_addresses"]) for service in addresses} == addresses
+    assert {told[f"{service}_addresses"] for service in GATED[:3]} == {(address,) for address in addresses}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_another_component_changes_nothing_else(name: str) -> None:
+    """It is found behind its stage's name: the orchestrator is not restarted."""
+    values = values_of(name)
+    before = render(values)
+    values.setdefault("more", {})["decoder-b"] = {"service": "decoder", "checkpoint": {"source": "pvc"}}
+    after = render(values)
+    assert {key: after[key] for key in before} == before
+    assert {name for _, name in after.keys() - before.keys()} == {"triptych-decoder-b"}
+
+
+def test_a_stage_without_its_first_component() -> None:
+    """What is left of a change of generations: the name that the orchestrator calls stays."""
+    values = {"decoder": {"enabled": False}, "more": {"decoder-b": {"service": "decoder"}}}
+    objects, before = render(values), render({})
+    for key in ("Service", "triptych-decoder"), ("Deployment", "triptych-orchestrator"):
+        assert objects[key] == before[key]
+    assert ("Deployment", "triptych-decoder") not in objects
+    without = render({"decoder": {"enabled": False}})
+    assert ("Service", "triptych-decoder") not in without
+    (orchestrator,) = pod(without["Deployment", "triptych-orchestrator"])["containers"]
+    assert settings(orchestrator).model_dump()["decoder_addresses"] == ()
+
+
+def test_certificates_are_for_the_names_that_are_called(objects: Objects) -> None:
+    """Each component's own, from the secret that it mounts; without TLS the processes are told so."""
+    certificates = {found["metadata"]["name"]: found["spec"] for found in of_kind(objects, "Certificate")}
+    for found in serving(objects):
+        (container,) = pod(found)["containers"]
+        config = settings(container)
+        volumes = {volume["name"]: volume for volume in pod(found)["volumes"]}
+        assert config.insecure is ("tls" not in volumes)
+        if config.insecure:
+            assert config.tls is None
+            assert certificates == {}
+            continue
+        name, service = found["metadata"]["name"], service_of(found)
+        stage = objects["Service", f"triptych-{service}"]["metadata"]["name"]
+        assert {stage, "localhost"} <= set(certificates[name]["dnsNames"])
+        assert {"server auth", "client auth"} <= set(certificates[name]["usages"])
+        assert volumes["tls"]["secret"]["secretName"] == certificates[name]["secretName"]
+        (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "tls")
+        assert mount == {"name": "tls", "mountPath": str(config.tls_dir), "readOnly": True}  # no subPath: renewed
+        issuer = certificates[name]["issuerRef"]
+        assert ("Issuer", issuer["name"]) in objects or issuer["kind"] == "ClusterIssuer"
+    secrets = [spec["secretName"] for spec in certificates.values()]
+    assert len(secrets) == len(set(secrets))
+
+
+def test_certificates_of_ones_own() -> None:
+    values = {"tls": {"enabled": True, "certManager": {"enabled": False}}, "llm": {"tlsSecretName": "mine"}}
+    objects = render(values)
+    assert of_kind(objects, "Certificate", "Issuer") == []
+    for service, secret in (("llm", "mine"), ("decoder", "triptych-decoder-tls")):
+        volumes = pod(objects["Deployment", f"triptych-{service}"])["volumes"]
+        assert {"name": "tls", "secret": {"secretName": secret, "defaultMode": 0o440}} in volumes
+
+
+def test_the_orchestrator_has_the_keys(objects: Objects) -> None:
+    for found in serving(objects):
+        (container,) = pod(found)["containers"]
+        mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+        keys_file = settings(container).model_dump().get("keys_file")
+        assert ("/keys" in mounted) is (keys_file is not None)
+        if keys_file is not None:
+            assert service_of(found) == "orchestrator"
+            assert str(keys_file) == "/keys/keys.json"
+
+
+def test_spans_may_leave(objects: Objects) -> None:
+    """Where they are sent somewhere, the network policy lets them go there, and nowhere else."""
+    for found in serving(objects):
+        traces = settings(pod(found)["containers"][0]).traces
+        rules = objects["NetworkPolicy", found["metadata"]["name"]]["spec"]["egress"]
+        away = [rule for rule in rules if str(rule["ports"][0]["port"]) == traces.rpartition(":")[2]]
+        assert (away != []) is traces.startswith("otlp")
+        assert all(rule["to"] for rule in away)
 
 
 def test_every_selector_finds_its_pods(objects: Objects) -> None:
@@ -191,7 +284,7 @@ def test_only_the_orchestrator_reaches_components(objects: Objects) -> None:
             assert rule["ports"]
         assert callers(policy, "grpc", labels) == (set() if service == "orchestrator" else {"triptych-orchestrator"})
         assert callers(policy, "metrics", labels) == set()
-    allowed = [peer for rule in policies["triptych-orchestrator"]["spec"]["egress"] for peer in rule["to"]]
+    allowed = [peer for rule in policies["triptych-orchestrator"]["spec"]["egress"] for peer in rule.get("to", ())]
     for name, found in workload.items():
         reached = any("podSelector" in peer and selects(peer["podSelector"], labels[name]) for peer in allowed)
         assert reached is (service_of(found) in {"encoder", "llm", "decoder"})
@@ -231,6 +324,17 @@ def test_graphics_cards(objects: Objects) -> None:
         else:
             assert settings(container).model_dump()["device"] == ("cuda" if cards else "cpu")
             assert container["image"].endswith("-gpu" if cards else "-cpu")
+
+
+def test_examples_are_what_they_say() -> None:
+    """In production no door is open; on a laptop nothing is asked for."""
+    for name, is_guarded in (("production", True), ("cpu-laptop", False), ("defaults", False)):
+        objects = render(values_of(name))
+        (orchestrator,) = pod(objects["Deployment", "triptych-orchestrator"])["containers"]
+        config = settings(orchestrator)
+        assert (config.tls is not None) is (config.model_dump()["keys_file"] is not None) is is_guarded
+        assert config.tls_require_client_cert is not is_guarded  # users have a key instead
+        assert config.traces.startswith("otlp") is is_guarded
 
 
 def test_redis_is_ours_or_theirs() -> None:

@@ -16,6 +16,7 @@ import pytest
 from triptych.card import Card, folder_digest, write_card
 from triptych.errors import CheckpointError, InvalidArgument, Unavailable
 from triptych.fetch import fetch, main
+from triptych.oci import Registry
 
 TOKEN = "Bearer t0ken"
 BASIC = f"Basic {base64.b64encode(b'me:secret').decode()}"
@@ -154,3 +155,9 @@ def test_sources_that_do_not_answer(site: Site, tmp_path: Path) -> None:
             fetch(tmp_path / "out", digest, url)
     with pytest.raises(InvalidArgument, match="64 hexadecimal"):
         fetch(tmp_path / "out", "sha256:1")
+
+
+def test_a_token_is_not_asked_for_in_the_open() -> None:
+    registry = Registry("https://registry.example/v2/a/b", "me:secret", timeout_s=1)
+    with pytest.raises(Unavailable, match="must be https"):
+        registry.authorize('Bearer realm="http://registry.example/token"')

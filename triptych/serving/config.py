@@ -40,6 +40,9 @@ class ServingConfig(BaseSettings):
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="Prometheus endpoint; 0 picks a free one, none: off"
     )
+    health_port: int | None = Field(
+        None, ge=0, le=65535, description="health checks alone, without TLS, for probes; 0 picks a free one, none: off"
+    )
     max_message_bytes: int = Field(64 * 2**20, ge=4096, description="largest gRPC message, in and out")
     max_queue_size: int = Field(64, ge=1, description="requests that may wait; one more is RESOURCE_EXHAUSTED")
     drain_timeout_s: float = Field(30.0, ge=0, description="how long running calls may go on after SIGTERM")

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 FLUSH_S: Final = 0.1  # for the last bytes; health watchers never end by themselves
 CLEANUP_S: Final = 2.0  # what a handler gets for its `finally` clauses
 MAX_CONNECTION_AGE_S: Final = 3600  # with TLS: certificates are looked at again; running calls go on to their end
+MAX_PROBES: Final = 16  # at a time, on the port that asks for no certificate
 EXIT_OK: Final = 0
 EXIT_NOT_READY: Final = 1
 EXIT_CANNOT_LISTEN: Final = 2
@@ -83,6 +84,7 @@ class GrpcServer:
         )
         add_services(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._probed = _health_server(self._health) if config.health_port is not None else None
         listed = (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(listed, self._server)
 
@@ -99,6 +101,8 @@ class GrpcServer:
         if self._config.metrics_port is not None:
             metrics_port = self._listen_for_scrapes(self._config.metrics_port)
             log.info("metrics", extra={"address": f"{host}:{metrics_port}"})
+        if self._config.health_port is not None:
+            await self._listen_for_probes(host, self._config.health_port)
         await self._server.start()
         self.address = f"{host}:{port}"
         log.info("listening", extra={"address": self.address})
@@ -127,6 +131,8 @@ class GrpcServer:
             self._calls.cut_off()
             await self._calls.wait_idle(CLEANUP_S)
         await self._server.stop(FLUSH_S)
+        if self._probed is not None:
+            await self._probed.stop(FLUSH_S)
         self._calls.closed_because = "stopped"
         if self._config.address_file is not None:
             self._config.address_file.unlink(missing_ok=True)
@@ -140,6 +146,15 @@ class GrpcServer:
         except InvalidArgument as error:
             raise CannotListen(f"cannot listen on {address}: {error}") from error
         return self._server.add_secure_port(address, credentials)
+
+    async def _listen_for_probes(self, host: str, port: int) -> None:
+        assert self._probed is not None
+        try:
+            bound = self._probed.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise CannotListen(f"cannot listen for probes on {host}:{port}: the port is taken") from error
+        await self._probed.start()
+        log.info("health", extra={"address": f"{host}:{bound}"})
 
     def _listen_for_scrapes(self, port: int) -> int:
         try:
@@ -239,6 +254,13 @@ def _options(config: ServingConfig) -> tuple[tuple[str, int], ...]:
         ("grpc.keepalive_permit_without_calls", 1),
         *((("grpc.max_connection_age_ms", MAX_CONNECTION_AGE_S * 1000),) if config.tls else ()),
     )
+
+
+def _health_server(servicer: health.aio.HealthServicer) -> grpc.aio.Server:
+    """For a kubelet, whose probes know no TLS: it learns whether we serve, and nothing else is there to be called."""
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),), maximum_concurrent_rpcs=MAX_PROBES)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    return server
 
 
 def _write_whole(path: Path, text: str) -> None:

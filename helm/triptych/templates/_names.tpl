@@ -17,6 +17,18 @@ app.kubernetes.io/part-of: triptych
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end -}}
 
+{{/* All components of a stage share one Service, by which the orchestrator finds them: another one in `more` is found
+without a change to the orchestrator. Take (dict "root" $ "service" "decoder"). */}}
+{{- define "triptych.stage" -}}
+{{- include "triptych.fullname" (dict "root" .root "name" .service) -}}
+{{- end -}}
+
+{{- define "triptych.stageSelector" -}}
+app.kubernetes.io/name: triptych
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+triptych/service: {{ .service }}
+{{- end -}}
+
 {{- define "triptych.image" -}}
 {{- $of := .of -}}
 {{- $name := printf "%s%s" .root.Values.imagePrefix ($of.image.name | default (printf "triptych-%s" .service)) -}}
@@ -38,7 +50,7 @@ left out. */}}
 {{- $_ := set $all $service (merge (dict "service" $service) (index $values $service)) -}}
 {{- end -}}
 {{- range $name, $own := $values.more -}}
-{{- if or (hasKey $all $name) (has $name (list "trainer" "redis")) -}}
+{{- if or (hasKey $all $name) (has $name (list "trainer" "redis" "ca")) -}}
 {{- fail (printf "more.%s: the name is taken" $name) -}}
 {{- end -}}
 {{- $_ := set $all $name $own -}}
@@ -51,6 +63,13 @@ left out. */}}
 {{- toJson $enabled -}}
 {{- end -}}
 
+{{/* No two services have a port in common: where pods share a network (podman), they run side by side. */}}
 {{- define "triptych.port" -}}
 {{- index (dict "orchestrator" 50050 "encoder" 50051 "llm" 50052 "decoder" 50053) . -}}
+{{- end -}}
+{{- define "triptych.metricsPort" -}}
+{{- index (dict "orchestrator" 9090 "encoder" 9091 "llm" 9092 "decoder" 9093) . -}}
+{{- end -}}
+{{- define "triptych.healthPort" -}}
+{{- index (dict "orchestrator" 8080 "encoder" 8081 "llm" 8082 "decoder" 8083) . -}}
 {{- end -}}

@@ -53,18 +53,18 @@ runtimeClassName: {{ . | quote }}
 {{/* The process's variables: what the chart decides, over it `config`, then `env`. */}}
 {{- define "triptych.env" -}}
 {{- $component := . -}}
-{{- $config := dict "host" "0.0.0.0" "port" (include "triptych.port" .service) "metrics_port" "9090" -}}
+{{- $values := .root.Values -}}
+{{- $config := dict "host" "0.0.0.0" "port" (include "triptych.port" .service) -}}
+{{- $_ := set $config "metrics_port" (include "triptych.metricsPort" .service) -}}
+{{- $_ := set $config "health_port" (include "triptych.healthPort" .service) -}}
+{{- if $values.tls.enabled -}}{{- $_ := set $config "tls_dir" "/tls" -}}
+{{- else -}}{{- $_ := set $config "insecure" true -}}{{- end -}}
 {{- if eq .service "orchestrator" -}}
-{{- range $service := list "encoder" "llm" "decoder" -}}
-{{- $addresses := list -}}
-{{- range $name, $of := $component.all -}}
-{{- if eq $of.service $service -}}
-{{- $host := include "triptych.fullname" (dict "root" $component.root "name" $name) -}}
-{{- $addresses = append $addresses (printf "%s:%s" $host (include "triptych.port" $service)) -}}
+{{- range $service := include "triptych.stages" .all | fromJsonArray -}}
+{{- $address := printf "%s:%s" (include "triptych.stage" (dict "root" $component.root "service" $service)) (include "triptych.port" $service) -}}
+{{- if ne $service "orchestrator" -}}{{- $_ := set $config (printf "%s_addresses" $service) $address -}}{{- end -}}
 {{- end -}}
-{{- end -}}
-{{- with $addresses -}}{{- $_ := set $config (printf "%s_addresses" $service) . -}}{{- end -}}
-{{- end -}}
+{{- if $values.keys.secretName -}}{{- $_ := set $config "keys_file" (printf "/keys/%s" $values.keys.key) -}}{{- end -}}
 {{- else -}}
 {{- $_ := set $config "checkpoint" "/checkpoint" -}}
 {{- $_ := set $config "device" (ternary "cuda" "cpu" (gt (int .of.gpu.count) 0)) -}}
@@ -78,6 +78,58 @@ runtimeClassName: {{ . | quote }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
+
+{{/* The services that have components, as a JSON list; takes all components. */}}
+{{- define "triptych.stages" -}}
+{{- $found := dict -}}
+{{- range . -}}{{- $_ := set $found .service true -}}{{- end -}}
+{{- keys $found | sortAlpha | toJson -}}
+{{- end -}}
+
+{{/* Secrets as files, renewed in place: a folder is mounted, never a file in it. */}}
+{{- define "triptych.secretMounts" -}}
+{{- if .root.Values.tls.enabled }}
+- {name: tls, mountPath: /tls, readOnly: true}
+{{- end }}
+{{- if and (eq .service "orchestrator") .root.Values.keys.secretName }}
+- {name: keys, mountPath: /keys, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "triptych.secretVolumes" -}}
+{{- if .root.Values.tls.enabled }}
+- name: tls
+  secret: {secretName: {{ include "triptych.tlsSecret" . }}, defaultMode: 0440}
+{{- end }}
+{{- if and (eq .service "orchestrator") .root.Values.keys.secretName }}
+- name: keys
+  secret: {secretName: {{ .root.Values.keys.secretName }}, defaultMode: 0440}
+{{- end }}
+{{- end -}}
+
+{{/* Probes have a port of their own, without TLS: a kubelet's know none (docs/decisions/0010). Health is SERVING once the
+weights are loaded and the golden probes have passed. */}}
+{{- define "triptych.probes" -}}
+{{- $port := include "triptych.healthPort" .service -}}
+startupProbe:
+  grpc: {port: {{ $port }}}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: {{ max 1 (div (int .of.startupSeconds) 5) }}
+readinessProbe:
+  grpc: {port: {{ $port }}, service: {{ include "triptych.readiness" . | quote }}}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 2
+livenessProbe:
+  grpc: {port: {{ $port }}}
+  periodSeconds: 15
+  timeoutSeconds: 10
+  failureThreshold: 6
+{{- end -}}
+
+{{/* What of a component's health makes its pod ready: the whole process. */}}
+{{- define "triptych.readiness" -}}{{- end -}}
 
 {{/* Libraries keep caches where they think home is. */}}
 {{- define "triptych.homes" }}

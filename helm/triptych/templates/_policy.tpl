@@ -4,10 +4,30 @@
   ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
 {{- end -}}
 
+{{/* To whoever reads metrics, at the port in config.traces. */}}
+{{- define "triptych.tracesEgress" -}}
+{{- with get .of.config "traces" -}}
+{{- if hasPrefix "otlp" . }}
+- ports: [{port: {{ regexFind "[0-9]+$" . }}}]
+  {{- with $.root.Values.networkPolicy.monitoring }}
+  to: {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* To the provider's keys, which may be anywhere. */}}
+{{- define "triptych.keysEgress" -}}
+{{- with get .of.config "jwt_jwks" -}}
+{{- if hasPrefix "https://" . }}
+- ports: [{port: {{ regexFind ":[0-9]+$" (urlParse .).host | default ":443" | trimPrefix ":" }}}]
+{{- end }}
+{{- end -}}
+{{- end -}}
+
 {{- define "triptych.policy" -}}
 {{- $component := . -}}
 {{- $policy := .root.Values.networkPolicy -}}
-{{- $orchestrator := dict "root" .root "name" "orchestrator" -}}
 {{- if $policy.enabled }}
 ---
 apiVersion: networking.k8s.io/v1
@@ -22,12 +42,8 @@ spec:
   ingress:
     {{- if ne .service "orchestrator" }}
     - from:
-        {{- range $name, $of := .all }}
-        {{- if eq $of.service "orchestrator" }}
         - podSelector:
-            matchLabels: {{- include "triptych.selector" (dict "root" $component.root "name" $name) | nindent 14 }}
-        {{- end }}
-        {{- end }}
+            matchLabels: {{- include "triptych.stageSelector" (dict "root" .root "service" "orchestrator") | nindent 14 }}
       ports: [{port: grpc}]
     {{- else if $policy.gateways }}
     - from: {{- toYaml $policy.gateways | nindent 8 }}
@@ -37,26 +53,34 @@ spec:
     - from: {{- toYaml . | nindent 8 }}
       ports: [{port: metrics}]
     {{- end }}
-  {{- if eq .service "orchestrator" }}
+  {{- $egress := include "triptych.egress" . | trim }}
+  {{- if $egress }}
   egress:
     {{- include "triptych.dns" . | nindent 4 }}
-    {{- range $name, $of := .all }}
-    {{- if ne $of.service "orchestrator" }}
-    - to:
-        - podSelector:
-            matchLabels: {{- include "triptych.selector" (dict "root" $component.root "name" $name) | nindent 14 }}
-      ports: [{port: {{ include "triptych.port" $of.service }}}]
-    {{- end }}
-    {{- end }}
-  {{- else if eq .of.checkpoint.source "fetch" }}
-  egress:
-    {{- include "triptych.dns" . | nindent 4 }}
-    - ports:
-        {{- range $policy.fetchPorts }}
-        - {port: {{ int . }}}
-        {{- end }}
+    {{- $egress | nindent 4 }}
   {{- else }}
   egress: []
   {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- define "triptych.egress" -}}
+{{- $component := . -}}
+{{- if eq .service "orchestrator" }}
+{{- range $service := include "triptych.stages" .all | fromJsonArray }}
+{{- if ne $service "orchestrator" }}
+- to:
+    - podSelector:
+        matchLabels: {{- include "triptych.stageSelector" (dict "root" $component.root "service" $service) | nindent 10 }}
+  ports: [{port: {{ include "triptych.port" $service }}}]
+{{- end }}
+{{- end }}
+{{- include "triptych.keysEgress" . }}
+{{- else if eq .of.checkpoint.source "fetch" }}
+- ports:
+    {{- range .root.Values.networkPolicy.fetchPorts }}
+    - {port: {{ int . }}}
+    {{- end }}
+{{- end }}
+{{- include "triptych.tracesEgress" . }}
 {{- end -}}

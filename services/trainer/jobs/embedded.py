@@ -67,7 +67,10 @@ class EmbeddedRedis:
         """One process at a time."""
         with (self.folder / name).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            try:
+                yield
+            finally:  # closing is not enough: a child that Celery's pool forked meanwhile has the file open, too
+                fcntl.flock(file, fcntl.LOCK_UN)
 
     def _socket(self) -> Path:
         """Beside the data where the path is short enough, else in a folder that only we can enter."""

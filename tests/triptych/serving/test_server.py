@@ -141,6 +141,15 @@ async def test_a_taken_metrics_port_is_an_error() -> None:
         await server.drain(0)
 
 
+async def test_a_taken_health_port_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = GrpcServer(TestConfig(health_port=port), lambda _: None, [])
+        with pytest.raises(CannotListen, match=f"probes on 127.0.0.1:{port}"):
+            await server.start()
+        await server.drain(0)
+
+
 async def test_metrics_can_be_scraped(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     async with serving(metrics_port=0, encoder=Encoder()) as (_, channel):

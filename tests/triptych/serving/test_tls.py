@@ -9,7 +9,10 @@ import grpc
 import pytest
 
 from tests.triptych.serving.harness import Llm, TestConfig, serving
+from triptych.access import Access
 from triptych.certificates import Authority
+from triptych.errors import Unavailable
+from triptych.health import check_health
 from triptych.serving.channels import open_channel
 from triptych.serving.link import Link
 from triptych.serving.server import CannotListen, GrpcServer
@@ -68,6 +71,24 @@ async def test_callers_without_certificate_where_told(tmp_path: Path) -> None:
     async with serving(Llm(one), tls_dir=mine, tls_require_client_cert=False) as (server, _):
         assert await outcome(server.address, mine, shows=False) == "OK"
         assert await outcome(server.address, None) == "UNAVAILABLE"
+
+
+async def test_probes_need_no_certificate_and_get_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A kubelet's gRPC probe knows no TLS: health has a port of its own."""
+    caplog.set_level("INFO")
+    mine = Authority().issue(tmp_path / "mine", NAMES)
+    async with serving(Llm(one), ready=False, tls_dir=mine, health_port=0) as (server, _):
+        address = next(record.address for record in caplog.records if record.getMessage() == "health")  # type: ignore[attr-defined]
+        with pytest.raises(Unavailable, match="is not serving"):
+            await asyncio.to_thread(check_health, address, Access())
+        await server.set_ready()
+        assert await asyncio.to_thread(check_health, address, Access(), "triptych.v1.LlmService") == "serving"
+        assert await outcome(address, None) == "UNIMPLEMENTED"
+        await server.drain(0)
+        with pytest.raises(Unavailable):
+            await asyncio.to_thread(check_health, address, Access())
 
 
 async def test_server_takes_up_new_certificates_while_it_runs(tmp_path: Path) -> None:
