@@ -236,7 +236,8 @@ def main() -> int:
     parser.add_argument("--num-callers", type=int, default=4, help="who ask one thing after another")
     parser.add_argument("--steps", type=int, default=20, help="denoising steps of a drawing")
     parser.add_argument("--quiet-s", type=float, default=10, help="undisturbed seconds before each fault")
-    parser.add_argument("--only", default="", help="faults with this in their name")
+    parser.add_argument("--overload-s", type=float, default=30, help="seconds of overload, and before it of full load")
+    parser.add_argument("--only", default="", help="faults with this in their name; overload: that alone")
     args = parser.parse_args()
     about = circumstances(*LIBRARIES)
     with tempfile.TemporaryDirectory(prefix="triptych-faults-") as folder:
@@ -245,7 +246,7 @@ def main() -> int:
             can_jump = fleet.can_jump()
             with fleet:
                 results = measure(fleet, args, can_jump)
-                flooded = overload(fleet, jobs(args.num_jobs, args.steps), args.quiet_s, OVERLOAD_TIMEOUT_S)
+                flooded = overload(fleet, jobs(args.num_jobs, args.steps), args.overload_s, OVERLOAD_TIMEOUT_S)
         except TriptychError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
@@ -258,7 +259,8 @@ def main() -> int:
         "results": results,
     }
     (args.output / "faults.json").write_text(json.dumps(about | more, indent=2) + "\n")
-    plot_faults(results, args.output / "faults.png")
+    if results:
+        plot_faults(results, args.output / "faults.png")
     return 0
 
 
