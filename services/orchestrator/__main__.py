@@ -9,6 +9,7 @@ from services.orchestrator.authentication import authentication
 from services.orchestrator.backends import Backends
 from services.orchestrator.cache import EmbeddingCache
 from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.discovery.choice import choose_discovery
 from services.orchestrator.embedder import Embedder
 from services.orchestrator.metrics import OrchestratorMetrics
 from services.orchestrator.pipeline import Pipeline
@@ -22,7 +23,13 @@ from triptych.v1 import orchestrator_pb2_grpc
 async def main(config: OrchestratorConfig) -> int:
     """Serves also while components are missing: their absence is answered with UNAVAILABLE naming the stage."""
     metrics = Metrics(config.service)
-    backends = Backends(config.addresses, config.poll_interval_ms, config.max_message_bytes, config.component_tls)
+    backends = Backends(
+        choose_discovery(config),
+        config.poll_interval_ms,
+        config.max_message_bytes,
+        config.component_tls,
+        config.trial_rules,
+    )
     servicer, embedder = assemble(config, backends, metrics)
 
     def add_services(server: grpc.aio.Server) -> None:

@@ -120,7 +120,7 @@ class Stages:
             finally:
                 call.cancel()
         _check_encoded(replica, candidate, len(images), arrays, done.space)
-        self._tally.ended(served_by, done.queued_ms, done.running_ms)
+        self._tally.ended(served_by, done.queued_ms, done.running_ms, len(images))
         return arrays
 
     async def _generate(
@@ -142,7 +142,7 @@ class Stages:
                         finish = response.finish
         if finish is None:
             raise _broken(replica, "ended its stream without a Finish")
-        self._tally.ended(served_by, finish.queued_ms, finish.running_ms)
+        self._tally.ended(served_by, finish.queued_ms, finish.running_ms, finish.usage.num_generated_tokens)
         yield finish
 
     async def _decode(
@@ -155,10 +155,12 @@ class Stages:
             *(decoder_pb2.DecodeRequest(chunk=chunk) for chunk in conditioning.chunks),
         ]
         image: decoder_pb2.DecodedImage | None = None
+        num_steps = 1
         async with self._exchange(replica, stub.Decode, requests) as (served_by, responses):
             async for response in responses:
                 match response.WhichOneof("event"):
                     case "progress":
+                        num_steps = response.progress.num_steps
                         yield response.progress
                     case "preview":
                         yield response.preview
@@ -166,14 +168,14 @@ class Stages:
                         image = response.image
         if image is None:
             raise _broken(replica, "ended its stream without an image")
-        self._tally.ended(served_by, image.queued_ms, image.running_ms)
+        self._tally.ended(served_by, image.queued_ms, image.running_ms, num_steps)
         yield image
 
     @contextmanager
     def _calling(self, replica: Replica) -> Iterator[tuple[pb.ServedBy, traces.Span]]:
         """Around a call. The span is open for transport too, and the LLM's also while pictures are drawn."""
         span = traces.current().child(f"call {replica.stage}", "client", address=replica.address)
-        with span, self._tally.calling(replica.stage, replica.digest), replica.calling() as served_by:
+        with span, self._tally.calling(replica.stage, replica.generation), replica.calling() as served_by:
             span.set(replica=served_by.replica_id, card=served_by.digest)
             yield served_by, span
 

@@ -11,6 +11,7 @@ from services.orchestrator.__main__ import assemble
 from services.orchestrator.authentication import authentication
 from services.orchestrator.backends import Backends
 from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.discovery.choice import choose_discovery
 from services.orchestrator.servicer import SERVICE_NAME
 from tests.services.orchestrator.cards import message
 from tests.services.orchestrator.fakes import FakeComponent, FakeDecoder, FakeEncoder, FakeLlm
@@ -55,7 +56,9 @@ class System:
             decoder_addresses=tuple(d.address for d in self.decoders),
             **self.settings,
         )
-        self.backends = Backends(config.addresses, config.poll_interval_ms, config.max_message_bytes)
+        self.backends = Backends(
+            choose_discovery(config), config.poll_interval_ms, config.max_message_bytes, rules=config.trial_rules
+        )
         servicer, embedder = assemble(config, self.backends, self.metrics)
         server = GrpcServer(
             config,

@@ -1,0 +1,24 @@
+"""Which way of discovery the settings ask for."""
+
+from pathlib import Path
+from typing import Protocol
+
+from services.orchestrator.discovery.file import AddressFile
+from services.orchestrator.discovery.names import Names
+from services.orchestrator.discovery.place import Discovery
+
+
+class Settings(Protocol):
+    """OrchestratorConfig has them."""
+
+    @property
+    def addresses(self) -> dict[str, tuple[str, ...]]: ...
+    @property
+    def addresses_file(self) -> Path | None: ...
+
+
+def choose_discovery(settings: Settings) -> Discovery:
+    """Raises InvalidArgument when the addresses file cannot be read."""
+    if settings.addresses_file is not None:
+        return AddressFile(settings.addresses_file)
+    return Names(settings.addresses)
