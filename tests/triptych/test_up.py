@@ -87,7 +87,7 @@ def test_serves_survives_a_crash_and_stops(checkpoint: Path, tmp_path: Path) -> 
             system.restart("orchestrator")
             assert system.address == address
             assert client.ask(picture(), "what?").text == "a red circle"
-        pids = [process.pid for process in system._processes.values()]
+        pids = [process.pid for process in system._crew.members.values()]
     assert len(pids) == 4
     assert not any(is_alive(pid) for pid in pids)
     assert (tmp_path / "logs" / "encoder.log").read_text() == "stopped in peace\n"
@@ -95,7 +95,7 @@ def test_serves_survives_a_crash_and_stops(checkpoint: Path, tmp_path: Path) -> 
 
 def test_death_is_reported_with_the_end_of_the_log(checkpoint: Path) -> None:
     with LocalSystem(checkpoint) as system:
-        os.kill(system._processes["decoder"].pid, signal.SIGKILL)
+        os.kill(system._crew.members["decoder"].pid, signal.SIGKILL)
         with pytest.raises(TriptychError, match="decoder was ended by SIGKILL"):
             system.wait()
 
@@ -106,7 +106,7 @@ def test_replica_that_may_not_run_ends_the_start(checkpoint: Path) -> None:
     system = LocalSystem(checkpoint)
     with pytest.raises(TriptychError, match="(?s)encoder ended with exit code 1.*probe 3 has cosine 0.5"):
         system.start()
-    assert system._processes == {}
+    assert system._crew.members == {}
 
 
 def test_components_that_do_not_fit_together(checkpoint: Path) -> None:
