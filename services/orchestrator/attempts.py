@@ -13,7 +13,7 @@ class Attempts:
     def __init__(self, replicas: Sequence[Replica], chosen: Candidate) -> None:
         """Raises Unavailable when the chosen replica has gone meanwhile and no other has its card."""
         self._replicas = replicas
-        self._digest = chosen.card.digest
+        self._card = chosen.card  # ports too: the same weights under another space are another component
         self._tried: set[str] = set()
         gone = f"{chosen.card.label} at {chosen.address} went away, and no other replica serves it"
         self.replica = self._next(Unavailable(gone, stage=chosen.card.kind, retry_after_ms=1000), chosen.address)
@@ -28,7 +28,7 @@ class Attempts:
             for index, replica in enumerate(self._replicas)
             if (address := replica.address) not in self._tried
             and (candidate := replica.candidate()) is not None
-            and candidate.card.digest == self._digest
+            and candidate.card == self._card
         ]
         if not usable:
             raise error

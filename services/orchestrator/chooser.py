@@ -6,7 +6,7 @@ from services.orchestrator.backends import Backends
 from services.orchestrator.facts import DecoderFacts
 from services.orchestrator.request import Request
 from services.orchestrator.routing import Candidate, Leaning, Route, choose, decoder_reason, name_of
-from services.orchestrator.trial import FAULTS
+from services.orchestrator.trial import BLAMELESS
 from triptych.errors import TriptychError, Unavailable, Unimplemented
 
 
@@ -59,12 +59,12 @@ class Chooser:
         """Raises `error` unless it is the fault of one of `members`. Of an established generation only its absence
         counts: a bug in it is likely a bug in the request, which must not go from one generation to the next."""
         for member in members:
-            stage, generation = member.card.kind, member.generation
-            is_suspect = self._backends.trials.is_on_trial(stage, generation) or bool(
-                self._backends.trials.fault(stage, generation)
-            )
-            if stage == error.stage and (isinstance(error, Unavailable) or (is_suspect and error.code in FAULTS)):
-                self._avoided.add((stage, generation))
+            key = member.card.kind, member.generation
+            trials = self._backends.trials
+            is_suspect = trials.is_on_trial(*key) or bool(trials.fault(*key))
+            is_at_fault = isinstance(error, Unavailable) or (is_suspect and error.code not in BLAMELESS)
+            if key[0] == error.stage and is_at_fault:
+                self._avoided.add(key)
                 return
         raise error
 

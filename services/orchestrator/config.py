@@ -44,6 +44,12 @@ class OrchestratorConfig(ServingConfig):
     addresses_file: Path | None = Field(
         None, description="JSON, stage to list of host:port; read again when it changes; instead of the addresses above"
     )
+    kubernetes_selector: str = Field(
+        "",
+        description="labels of the Services whose EndpointSlices are watched, as app.kubernetes.io/instance=NAME; "
+        "instead of addresses",
+    )
+    kubernetes_namespace: str = Field("", description="where those Services are; by default where this pod is")
     poll_interval_ms: int = Field(500, ge=10, description="how often each replica is asked for card, health and load")
     encoder_timeout_s: float = Field(120, gt=0, description="longest Encode call")
     llm_timeout_s: float = Field(1800, gt=0, description="longest Generate call, drawing included")
@@ -78,6 +84,13 @@ class OrchestratorConfig(ServingConfig):
     jwt_scope: str = Field("", description="a scope that a JWT must have; none if empty")
     jwt_per_minute: int = Field(0, ge=0, description="requests of one subject in a minute; 0: as many as come")
     jwt_per_day: int = Field(0, ge=0, description="requests of one subject in a day (UTC); 0: as many as come")
+
+    @model_validator(mode="after")
+    def _check_discovery(self) -> Self:
+        ways = [any(self.addresses.values()), self.addresses_file is not None, bool(self.kubernetes_selector)]
+        if sum(ways) > 1:
+            raise ValueError("give one of addresses, addresses-file and kubernetes-selector")
+        return self
 
     @model_validator(mode="after")
     def _check_tokens(self) -> Self:

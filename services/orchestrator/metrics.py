@@ -10,7 +10,7 @@ from typing import Final
 from services.orchestrator.admission import Admission
 from services.orchestrator.backends import STAGES, Backends
 from services.orchestrator.cache import EmbeddingCache
-from services.orchestrator.replica import HEALTHS
+from services.orchestrator.replica import HEALTHS, STANDINGS
 from services.orchestrator.routing import Route
 from triptych import traces
 from triptych.errors import TriptychError
@@ -43,6 +43,10 @@ class OrchestratorMetrics:
         for stage in STAGES:
             for health, state in HEALTHS.items():
                 replicas.labels(stage, state).set_function(partial(_num_replicas, backends, stage, health))
+        standings = metrics.gauges("standings", "replicas by how they stand among the others", ["stage", "standing"])
+        for stage in STAGES:
+            for word in STANDINGS:
+                standings.labels(stage, word).set_function(partial(_num_standing, backends, stage, word))
         self._chain_names, self._generations = Bounded(MAX_LABELS), Bounded(MAX_LABELS)
 
     @contextmanager
@@ -121,6 +125,10 @@ def _outcome(count: Callable[[str], None]) -> Iterator[None]:
 
 def _num_replicas(backends: Backends, stage: str, health: int) -> int:
     return sum(replica.health == health for replica in backends.replicas(stage))
+
+
+def _num_standing(backends: Backends, stage: str, word: str) -> int:
+    return sum(replica.standing.word == word for replica in backends.replicas(stage))
 
 
 def _ms_since(started: float) -> float:

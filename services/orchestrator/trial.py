@@ -13,8 +13,8 @@ from typing import Final
 from triptych.errors import TriptychError
 
 WINDOW: Final = 50  # calls looked back on
-# What a replica is to blame for; the rest is the caller's doing, or a full queue.
-FAULTS: Final = frozenset({"INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "FAILED_PRECONDITION"})
+# A wrong request fails on the older generation too, which levels it out: a new one may fail in any way.
+BLAMELESS: Final = frozenset({"CANCELLED"})
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Trials:
         try:
             yield
         except TriptychError as error:
-            if error.code in FAULTS:
+            if error.code not in BLAMELESS:
                 self.ended(stage, generation, failed=True)
             raise
         else:

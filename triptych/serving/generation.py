@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import asdict, replace
 from typing import Final
 
 from triptych import __version__
@@ -19,8 +20,8 @@ PLACE: Final = frozenset(
 
 
 def generation_of(card: Card, config: ComponentConfig) -> str:
-    """The start of the card's digest and four letters over software version and settings: replicas of one Deployment
-    have the same, an upgrade of any kind has another."""
+    """The start of the card's digest and four letters over the card itself, software version and settings: replicas of
+    one Deployment have the same, an upgrade of any kind has another."""
     settings = {name: str(value) for name, value in config.model_dump().items() if name not in PLACE}
-    told = json.dumps([__version__, settings], sort_keys=True)
+    told = json.dumps([__version__, settings, asdict(replace(card, exports={}))], sort_keys=True)
     return f"{card.generation}.{hashlib.sha256(told.encode()).hexdigest()[:4]}"
