@@ -19,6 +19,7 @@ from triptych.serving.batching import Load
 from triptych.serving.describe import ComponentServicer, new_replica_id
 from triptych.tensors import TensorAssembler, to_messages
 from triptych.v1 import (
+    component_pb2,
     component_pb2_grpc,
     decoder_pb2,
     decoder_pb2_grpc,
@@ -27,6 +28,21 @@ from triptych.v1 import (
     llm_pb2,
     llm_pb2_grpc,
 )
+
+
+class Described(ComponentServicer):
+    """Keeps what it hears, by its digest."""
+
+    def __init__(self, heard: dict[str, component_pb2.Verdict], card: Card, *args: Any) -> None:
+        super().__init__(card, *args)
+        self._own = heard, card.digest
+
+    async def Describe(
+        self, request: component_pb2.DescribeRequest, context: object
+    ) -> component_pb2.DescribeResponse:
+        heard, digest = self._own
+        heard[digest] = request.verdict
+        return await super().Describe(request, context)
 
 
 class FakeComponent(ABC):
@@ -42,6 +58,7 @@ class FakeComponent(ABC):
         self.hold: asyncio.Event | None = None
         self.errors: list[tuple[grpc.StatusCode, str]] = []
         self.request_ids: list[str] = []
+        self.heard: dict[str, component_pb2.Verdict] = {}
         self.traceparents: list[str] = []
         self.health = health.aio.HealthServicer()
         self.server: grpc.aio.Server | None = None
@@ -52,7 +69,8 @@ class FakeComponent(ABC):
 
     async def start(self) -> None:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        described = ComponentServicer(
+        described = Described(
+            self.heard,
             self.card, lambda: Load(self.num_running, 0, 8), new_replica_id(), "fake", "cpu", "f32", 1.0
         )
         component_pb2_grpc.add_ComponentServiceServicer_to_server(described, server)

@@ -78,7 +78,8 @@ async def test_pods_come_end_and_go(kmock: KubernetesEmulator) -> None:
 
 async def test_asks_for_the_labels_of_the_release(kmock: KubernetesEmulator) -> None:
     async with watching(kmock):
-        asked = [request.url.query.get("labelSelector") for request in kmock]
+        requests = kmock["get"]
+        asked = [requests[number].params.get("labelSelector") for number in range(len(requests))]
     assert set(asked) == {"triptych/service,app.kubernetes.io/instance=art"}
 
 
