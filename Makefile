@@ -17,6 +17,9 @@ train: install ## train the small model that ships with the project
 test: install ## all tests
 	$(PYTHON_BIN)/python -m pytest
 
+upgrades: install ## components upgraded under load, well and badly, with real processes
+	$(PYTHON_BIN)/python -m pytest tests/integration/upgrades tests/triptych/local --timeout 1800 --durations 0
+
 fuzz: install ## every parser of what strangers send, with new examples; FUZZ_EXAMPLES=100000 make fuzz
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-5000} $(PYTHON_BIN)/python -m pytest tests/fuzz --timeout 7200 --hypothesis-show-statistics
 
@@ -54,4 +57,4 @@ images: ## container images; takes BUILDER, VARIANT, TORCH_INDEX, PREFIX, TARGET
 chart-e2e: install ## the chart's CPU example, played by podman from images built here: draw, ask, edit
 	PYTHON=$(PYTHON_BIN)/python scripts/chart-e2e
 
-.PHONY: help install demo train test fuzz lint types format proto proto-check audit bench faults images chart-e2e
+.PHONY: help install demo train test upgrades fuzz lint types format proto proto-check audit bench faults images chart-e2e

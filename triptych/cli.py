@@ -30,6 +30,7 @@ from triptych.keys_command import keys_app
 from triptych.replies import Drawing, Preview
 from triptych.requests import ImageSource, Params, Task
 from triptych.train_command import SETTINGS, train
+from triptych.upgrade_command import number, pairs, upgrade
 
 EXIT_SERVER_ERROR: Final = 1
 EXIT_BAD_INPUT: Final = 2
@@ -184,13 +185,23 @@ def up(
     ] = None,
     start_timeout_s: Annotated[float, typer.Option(min=1, help="how long loading may take")] = 300,
     tls: Annotated[bool, typer.Option("--tls", help="make certificates and use them everywhere (mTLS)")] = False,
+    replicas: Annotated[
+        list[str] | None, typer.Option(metavar="COMPONENT=N", help="how many of a component; one if absent")
+    ] = None,
 ) -> None:
-    """Start the whole system on this machine. Ctrl-C stops it."""
+    """Start the whole system on this machine. Ctrl-C stops it; `triptych upgrade` changes its components."""
     from triptych.up import LocalSystem  # needs the services, which the base install leaves out
 
     with _reported(), _interruptible():
         system = LocalSystem(
-            checkpoint, port=port, device=device, dtype=dtype, log_dir=log_dir, start_timeout_s=start_timeout_s, tls=tls
+            checkpoint,
+            port=port,
+            device=device,
+            dtype=dtype,
+            log_dir=log_dir,
+            start_timeout_s=start_timeout_s,
+            tls=tls,
+            replicas={name: number(text, "--replicas") for name, text in pairs(replicas or (), "--replicas").items()},
         )
         try:
             note(f"starting; logs are in {system.log_dir}")
@@ -282,6 +293,7 @@ def _reported() -> Iterator[None]:
 app.command()(_reported()(export))
 app.command(context_settings=SETTINGS)(_reported()(train))
 app.command()(_reported()(evaluate))
+app.command()(_reported()(upgrade))
 
 
 def _exit_code(error: TriptychError) -> int:

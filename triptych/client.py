@@ -23,7 +23,7 @@ from triptych.errors import TriptychError, Unavailable
 from triptych.replies import Answer, Drawing, Event, Reply
 from triptych.requests import DEFAULTS, ImageSource, Params, Task
 from triptych.status import error_from_rpc
-from triptych.turn import Turn
+from triptych.turn import History, Turn
 from triptych.v1 import orchestrator_pb2 as pb
 from triptych.v1.orchestrator_pb2_grpc import OrchestratorServiceStub
 
@@ -198,13 +198,17 @@ class Conversation:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self.messages: list[pb.Message] = []
+        self._history = History()
+
+    @property
+    def messages(self) -> list[pb.Message]:
+        return self._history.messages
 
     def send(
         self, text: str, images: Sequence[ImageSource] = (), task: Task = "auto", params: Params = DEFAULTS
     ) -> Reply:
         """The whole reply at once."""
-        turn = Turn(self.messages, text, images, task, params)
+        turn = Turn(self._history, text, images, task, params)
         for response in self._client.respond(turn.request):
             turn.read(response)
         return turn.reply
@@ -213,7 +217,7 @@ class Conversation:
         self, text: str, images: Sequence[ImageSource] = (), task: Task = "auto", params: Params = DEFAULTS
     ) -> Generator[Event, None, None]:
         """The reply event by event; it joins the history with its last event."""
-        turn = Turn(self.messages, text, images, task, params)
+        turn = Turn(self._history, text, images, task, params)
         with closing(self._client.respond(turn.request)) as responses:
             for response in responses:
                 yield turn.read(response)
@@ -224,13 +228,17 @@ class AsyncConversation:
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
-        self.messages: list[pb.Message] = []
+        self._history = History()
+
+    @property
+    def messages(self) -> list[pb.Message]:
+        return self._history.messages
 
     async def send(
         self, text: str, images: Sequence[ImageSource] = (), task: Task = "auto", params: Params = DEFAULTS
     ) -> Reply:
         """The whole reply at once."""
-        turn = Turn(self.messages, text, images, task, params)
+        turn = Turn(self._history, text, images, task, params)
         async with aclosing(self._client.respond(turn.request)) as responses:
             async for response in responses:
                 turn.read(response)
@@ -240,7 +248,7 @@ class AsyncConversation:
         self, text: str, images: Sequence[ImageSource] = (), task: Task = "auto", params: Params = DEFAULTS
     ) -> AsyncGenerator[Event, None]:
         """The reply event by event; it joins the history with its last event."""
-        turn = Turn(self.messages, text, images, task, params)
+        turn = Turn(self._history, text, images, task, params)
         async with aclosing(self._client.respond(turn.request)) as responses:
             async for response in responses:
                 yield turn.read(response)

@@ -13,15 +13,26 @@ from rich.table import Table
 
 from triptych.replies import Done, Drawing, Event, ImageStarted, Preview, TextDelta
 from triptych.replies import Progress as Step
+from triptych.v1 import component_pb2
 from triptych.v1 import orchestrator_pb2 as pb
 
 Save = Callable[[Drawing], Path]
-REPLICA_HEADER: Final = ["kind", "address", "health", "component", "running", "waiting", "spaces", "detail"]
+REPLICA_HEADER: Final = [
+    *("kind", "address", "health", "component", "generation", "backend", "standing", "share"),
+    *("running", "waiting", "calls", "spaces", "detail"),
+]
 CHAIN_HEADER: Final = ["encoder", "llm", "decoder", "compatible", "reason"]
 _HEALTH: Final = {
     pb.HEALTH_SERVING: "serving",
     pb.HEALTH_NOT_SERVING: "not serving",
     pb.HEALTH_UNREACHABLE: "unreachable",
+    pb.HEALTH_DRAINING: "draining",
+}
+_STANDING: Final = {
+    component_pb2.STANDING_CHAINED: "chained",
+    component_pb2.STANDING_UNCHAINED: "fits nobody",
+    component_pb2.STANDING_TRIAL: "on trial",
+    component_pb2.STANDING_QUARANTINED: "quarantined",
 }
 
 
@@ -104,12 +115,18 @@ def print_components(components: pb.ListComponentsResponse) -> None:
 
 
 def _replica_row(replica: pb.Replica) -> list[str]:
-    card, load = replica.description.card, replica.description.load
+    told = replica.description
+    card, load = told.card, told.load
     name = f"{card.name} {card.version} ({_short(card.digest)})" if card.name else "?"
     spaces = [f"{port.name}: {port.space}" for port in (*card.inputs, *card.outputs) if port.space]
     busy = [str(load.num_running), str(load.num_waiting)] if card.name else ["?", "?"]
-    health = _HEALTH.get(replica.health, "unknown")
-    return [replica.kind, replica.address, health, name, *busy, ", ".join(spaces), replica.detail]
+    health = "leaving" if replica.is_leaving else _HEALTH.get(replica.health, "unknown")
+    failed = f" ({replica.num_failed} failed)" if replica.num_failed else ""
+    return [
+        *(replica.kind, replica.address, health, name, told.generation or "?", told.backend or "?"),
+        *(_STANDING.get(replica.standing, "-"), f"{replica.share:.0%}", *busy, f"{replica.num_calls}{failed}"),
+        *(", ".join(spaces), "; ".join(filter(None, (replica.detail, replica.standing_reason)))),
+    ]
 
 
 def _chain_row(chain: pb.Chain) -> list[str]:

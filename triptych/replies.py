@@ -89,6 +89,7 @@ class ServedBy:
     version: str
     digest: str
     replica_id: str
+    generation: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,9 @@ def _done(done: pb.Done) -> Done:
         finish_reason=done.finish_reason,
         usage=Usage(usage.num_prompt_tokens, usage.num_generated_tokens, usage.num_images),
         stage_times=tuple(StageTime(t.stage, t.queued_ms, t.running_ms) for t in done.stage_times),
-        served_by=tuple(ServedBy(s.kind, s.name, s.version, s.digest, s.replica_id) for s in done.served_by),
+        served_by=tuple(
+            ServedBy(s.kind, s.name, s.version, s.digest, s.replica_id, s.generation) for s in done.served_by
+        ),
         total_ms=done.total_ms,
         request_id=done.request_id,
     )

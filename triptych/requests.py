@@ -59,8 +59,11 @@ def assistant_message(reply: Reply) -> pb.Message:
     return pb.Message(role=pb.ROLE_ASSISTANT, contents=contents)
 
 
-def request_of(messages: Sequence[pb.Message], task: Task, params: Params) -> pb.RespondRequest:
-    """Raises InvalidArgument for an unknown task or a number that does not fit its field."""
+def request_of(
+    messages: Sequence[pb.Message], task: Task, params: Params, chain: Sequence[str] = ()
+) -> pb.RespondRequest:
+    """`chain`: digests of the cards that served the turn before. Raises InvalidArgument for an unknown task or a number
+    that does not fit its field."""
     if task not in _TASKS:
         raise InvalidArgument(f"task is {task!r}, must be one of {', '.join(_TASKS)}")
     try:
@@ -81,7 +84,9 @@ def request_of(messages: Sequence[pb.Message], task: Task, params: Params) -> pb
         )
     except ValueError as error:
         raise InvalidArgument(f"{params}: {error}") from error
-    return pb.RespondRequest(messages=messages, task=_TASKS[task], sampling=sampling, image_params=image_params)
+    return pb.RespondRequest(
+        messages=messages, task=_TASKS[task], sampling=sampling, image_params=image_params, chain=chain
+    )
 
 
 def image_bytes(image: ImageSource) -> bytes:

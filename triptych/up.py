@@ -1,35 +1,34 @@
-"""A whole system on this machine: the four processes started, watched, and stopped together. `triptych up` is a thin
-layer over it; tests use it too.
+"""A whole system on this machine: its processes started, watched, upgraded one at a time, and stopped together.
+`triptych up` is a thin layer over it; tests use it too.
 """
 
-import os
-import signal
 import socket
-import subprocess
-import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
-import triptych
 from triptych import strict_json
 from triptych.access import Access
-from triptych.card import read_card, verify_digest
+from triptych.card import CARD_FILE, read_card, verify_digest
 from triptych.client import Client
-from triptych.errors import CheckpointError, FailedPrecondition, InvalidArgument, TriptychError, Unavailable
+from triptych.errors import CheckpointError, FailedPrecondition, InvalidArgument, Unavailable
+from triptych.local.control import Control, socket_of
+from triptych.local.crew import HOST, Crew, Launch
+from triptych.local.process import Process
+from triptych.local.upgrade import Plan, Upgrade
 from triptych.v1 import orchestrator_pb2 as pb
+from triptych.v1 import supervisor_pb2
 
-HOST: Final = "127.0.0.1"
 COMPONENTS: Final = ("encoder", "llm", "decoder")
-SERVICES: Final = (*COMPONENTS, "orchestrator")
 DEVICES: Final = ("auto", "cpu", "cuda")
 DTYPES: Final = ("auto", "f32", "bf16")
 POLL_S: Final = 0.1
-DRAIN_TIMEOUT_S: Final = 10
-NUM_TAIL_LINES: Final = 15
+MAX_REPLICAS: Final = 64
 
 
 class LocalSystem:
@@ -45,33 +44,36 @@ class LocalSystem:
         log_dir: str | Path | None = None,
         start_timeout_s: float = 300.0,
         tls: bool = False,
+        replicas: Mapping[str, int] | None = None,
     ) -> None:
         """Starts nothing yet. `port` is the orchestrator's, 0 picks a free one; without `log_dir` the logs go to a new
-        temporary folder; `tls` makes certificates for all, in `tls_dir`. Raises CheckpointError or InvalidArgument for
-        what cannot be started.
+        temporary folder; `tls` makes certificates for all, in `tls_dir`; `replicas` says how many of each component,
+        one where it says nothing. Raises CheckpointError or InvalidArgument for what cannot be started.
         """
         _check_choice("device", device, DEVICES)
         _check_choice("dtype", dtype, DTYPES)
-        self._components = check_checkpoint(Path(checkpoint))
+        components = check_checkpoint(Path(checkpoint))
         _check_port(port)
+        self._num_replicas = dict.fromkeys(components, 1) | _check_replicas(replicas or {}, components)
         self.log_dir = Path(log_dir) if log_dir is not None else Path(tempfile.mkdtemp(prefix="triptych-"))
-        self._checkpoint = Path(checkpoint)
         self._port = port
-        self._device = device
-        self._dtype = dtype
         self._start_timeout_s = start_timeout_s
         self.tls_dir = self.log_dir / "tls" if tls else None
-        self._addresses: dict[str, str] = {}
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        settings = {"device": device, "dtype": dtype}
+        launches = {name: Launch(Path(checkpoint) / name, settings) for name in components}
+        self._crew = Crew(self.log_dir, launches, self.tls_dir)
+        self._control = Control(self._run_upgrade)
+        self._upgrading = threading.Lock()
+        self._address = ""
 
     @property
     def address(self) -> str:
         """Of the orchestrator; empty before `start`."""
-        return self._addresses.get("orchestrator", "")
+        return self._address
 
     def start(self) -> str:
-        """Returns the orchestrator's address once all four serve. Raises TriptychError with the end of the log when a
-        process dies on the way; the others are stopped then.
+        """Returns the orchestrator's address once all of them serve. Raises TriptychError with the end of the log when
+        a process dies on the way; the others are stopped then.
         """
         self.log_dir.mkdir(parents=True, exist_ok=True)
         if self.tls_dir is not None:
@@ -79,13 +81,16 @@ class LocalSystem:
 
             Authority().issue(self.tls_dir, ("localhost", HOST))
         try:
-            for service in self._components:
-                self._spawn(service)
-            for service in self._components:
-                self._await_address(service)
-            self._spawn("orchestrator")
-            self._await_address("orchestrator")
+            for service, number in self._num_replicas.items():
+                for _ in range(number):
+                    process = self._crew.start(service, self._crew.launches[service])
+                    self._crew.members[process.name] = process
+            for process in list(self._crew.members.values()):
+                self._await_address(process)
+            self._crew.publish()
+            self._address = self._await_address(self._crew.start_orchestrator(self._port))
             self._await_serving()
+            self._control.start(socket_of(self.address))
         except BaseException:
             self.stop()
             raise
@@ -98,11 +103,8 @@ class LocalSystem:
 
     def check(self) -> None:
         """Raises TriptychError with the end of its log when a process has died by itself."""
-        for service, process in self._processes.items():
-            if (code := process.poll()) is not None:
-                ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-                log = self._log(service)
-                raise TriptychError(f"{service} {ended}; the end of {log}:\n{_tail(log)}", stage=service)
+        for process in list(self._crew.members.values()):
+            process.check()
 
     def wait(self) -> None:
         """Blocks until a process dies, see `check`."""
@@ -110,35 +112,32 @@ class LocalSystem:
             self.check()
             time.sleep(POLL_S)
 
-    def kill(self, service: str) -> None:
+    def kill(self, name: str) -> None:
         """SIGKILL, as a crash would; `check` does not complain about it."""
-        process = self._processes.pop(service)
-        process.kill()
-        process.wait()
+        self._crew.members.pop(name).kill()
 
-    def restart(self, service: str) -> None:
-        """Starts a service again, at its old address; returns when the whole system serves."""
-        if service in self._processes:
-            self.kill(service)
-        self._spawn(service)
-        self._await_address(service)
+    def restart(self, name: str) -> None:
+        """Starts a process again, at its old address; returns when the whole system serves."""
+        if name in self._crew.members:
+            self.kill(name)
+        self._await_address(self._crew.restart(name))
         self._await_serving()
+
+    def upgrade(self, plan: Plan, is_cancelled: Callable[[], bool] = lambda: False) -> Iterator[str]:
+        """Yields what happens. Raises TriptychError with the reason when the old version goes on serving; closing the
+        iterator gives the upgrade up."""
+        if not self._upgrading.acquire(blocking=False):
+            raise FailedPrecondition("another upgrade is under way")
+        try:
+            with Client(self.address, timeout_s=5, access=self.access) as client:
+                yield from Upgrade(self._crew, plan, client, self._start_timeout_s, is_cancelled).run()
+        finally:
+            self._upgrading.release()
 
     def stop(self) -> None:
         """SIGTERM to the orchestrator, then to the others; each may finish its calls; SIGKILL to what is left."""
-        deadline = time.monotonic() + 2 * DRAIN_TIMEOUT_S
-        try:
-            for group in (("orchestrator",), COMPONENTS):
-                processes = [self._processes[service] for service in group if service in self._processes]
-                for process in processes:
-                    process.terminate()
-                for process in processes:
-                    _wait(process, deadline)
-        finally:
-            for process in self._processes.values():
-                process.kill()
-                process.wait()
-            self._processes.clear()
+        self._control.stop()
+        self._crew.end_all()
 
     def __enter__(self) -> Self:
         self.start()
@@ -147,59 +146,47 @@ class LocalSystem:
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
-    def _spawn(self, service: str) -> None:
-        self._address_file(service).unlink(missing_ok=True)
-        command = [sys.executable, "-m", f"services.{service}", *self._flags(service)]
-        with self._log(service).open("ab") as log:
-            self._processes[service] = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=_environment(),
-                process_group=0,  # Ctrl-C is for us alone: we stop them in order
-            )
+    def _run_upgrade(self, request: supervisor_pb2.UpgradeRequest, is_cancelled: Callable[[], bool]) -> Iterator[str]:
+        yield from self.upgrade(plan_of(request, self._crew.launches), is_cancelled)
 
-    def _flags(self, service: str) -> list[str]:
-        port = self._addresses[service].rpartition(":")[2] if service in self._addresses else "0"
-        flags = {"--host": HOST, "--address-file": str(self._address_file(service)), "--log-format": "text"}
-        flags["--drain-timeout-s"] = str(DRAIN_TIMEOUT_S)
-        if self.tls_dir is not None:
-            flags["--tls-dir"] = str(self.tls_dir)
-        if service == "orchestrator":
-            flags["--port"] = str(self._port or port)
-            flags.update({f"--{name}-addresses": self._addresses[name] for name in self._components})
-        else:
-            flags["--port"] = port
-            flags.update(
-                {"--checkpoint": str(self._checkpoint / service), "--device": self._device, "--dtype": self._dtype}
-            )
-        return [part for flag in flags.items() for part in flag]
-
-    def _await_address(self, service: str) -> None:
-        deadline = time.monotonic() + self._start_timeout_s
-        file = self._address_file(service)
-        while not file.exists():
-            self._pause(deadline, f"{service} does not listen")
-        self._addresses[service] = file.read_text(encoding="utf-8").strip()
+    def _await_address(self, process: Process) -> str:
+        deadline_s = time.monotonic() + self._start_timeout_s
+        while not (address := self._crew.address(process) if process.address else ""):
+            self._pause(deadline_s, f"{process.name} does not listen")
+        return address
 
     def _await_serving(self) -> None:
-        deadline = time.monotonic() + self._start_timeout_s
+        deadline_s = time.monotonic() + self._start_timeout_s
         with Client(self.address, timeout_s=5, access=self.access) as client:
             while missing := _missing(client):
-                self._pause(deadline, missing)
+                self._pause(deadline_s, missing)
 
-    def _pause(self, deadline: float, missing: str) -> None:
+    def _pause(self, deadline_s: float, missing: str) -> None:
         self.check()
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline_s:
             raise Unavailable(f"{missing} after {self._start_timeout_s:g} s; logs are in {self.log_dir}")
         time.sleep(POLL_S)
 
-    def _log(self, service: str) -> Path:
-        return self.log_dir / f"{service}.log"
 
-    def _address_file(self, service: str) -> Path:
-        return self.log_dir / f"{service}.address"
+def plan_of(request: supervisor_pb2.UpgradeRequest, launches: Mapping[str, Launch]) -> Plan:
+    """What `request` asks of a system that runs `launches`. Raises InvalidArgument and CheckpointError, before anything
+    is started."""
+    components = tuple(dict.fromkeys(request.components))
+    if not components or not launches.keys() >= set(components):
+        raise InvalidArgument(f"components are {list(components)}, must be some of {', '.join(launches)}")
+    if not 0 < request.share <= 1 or request.trial_calls < 0 or not request.trial_s >= 0:
+        raise InvalidArgument("share must be above 0 and at most 1, trial_calls and trial_s at least 0")
+    if not request.checkpoint and not request.settings:
+        raise InvalidArgument("neither a checkpoint nor a setting is given: there is nothing to upgrade to")
+    new: dict[str, Launch] = {}
+    for name in components:
+        folder = _component_folder(Path(request.checkpoint), name) if request.checkpoint else launches[name].checkpoint
+        card = read_card(folder)
+        if card.kind != name:
+            raise CheckpointError(f"{folder} holds {card.label}, not {name}")
+        verify_digest(folder, card)
+        new[name] = Launch(folder.absolute(), {**launches[name].settings, **request.settings})
+    return Plan(new, request.share, request.trial_calls, request.trial_s)
 
 
 def check_checkpoint(folder: Path) -> tuple[str, ...]:
@@ -221,6 +208,11 @@ def check_checkpoint(folder: Path) -> tuple[str, ...]:
     return components
 
 
+def _component_folder(folder: Path, name: str) -> Path:
+    """A component's own folder, or that of a system."""
+    return folder if (folder / CARD_FILE).exists() else folder / name
+
+
 def _missing(client: Client) -> str:
     """What is not serving yet. Raises FailedPrecondition when all serve but do not fit together."""
     try:
@@ -240,6 +232,14 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise InvalidArgument(f"{name} is {value!r}, must be one of {', '.join(known)}")
 
 
+def _check_replicas(replicas: Mapping[str, int], components: tuple[str, ...]) -> dict[str, int]:
+    for name, number in replicas.items():
+        if name not in components or not 1 <= number <= MAX_REPLICAS:
+            known = ", ".join(components)
+            raise InvalidArgument(f"replicas of {name!r} are {number}, must be 1 to {MAX_REPLICAS} of {known}")
+    return dict(replicas)
+
+
 def _check_port(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -247,21 +247,3 @@ def _check_port(port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise InvalidArgument(f"port {port} on {HOST}: {error.strerror}; choose another one with --port") from error
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with the folder that holds `triptych` and `services` importable from wherever we stand."""
-    root = str(Path(triptych.__file__).parent.parent)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
-
-
-def _wait(process: subprocess.Popen[bytes], deadline: float) -> None:
-    try:
-        process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        process.kill()
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(lines[-NUM_TAIL_LINES:])

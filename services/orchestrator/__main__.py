@@ -10,6 +10,7 @@ from services.orchestrator.backends import Backends
 from services.orchestrator.budget import RetryBudget
 from services.orchestrator.cache import EmbeddingCache
 from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.discovery.choice import choose_discovery
 from services.orchestrator.embedder import Embedder
 from services.orchestrator.metrics import OrchestratorMetrics
 from services.orchestrator.pipeline import Pipeline
@@ -24,10 +25,11 @@ async def main(config: OrchestratorConfig) -> int:
     """Serves also while components are missing: their absence is answered with UNAVAILABLE naming the stage."""
     metrics = Metrics(config.service)
     backends = Backends(
-        config.addresses,
+        choose_discovery(config),
         config.poll_interval_ms,
         config.max_message_bytes,
         config.component_tls,
+        rules=config.trial_rules,
         silence_ms=config.silence_ms,
         silence_alone_ms=config.silence_alone_ms,
         budget=RetryBudget(config.retry_ratio, config.retry_burst),

@@ -26,7 +26,7 @@ class Attempts:
         """`ejected`: addresses to be asked last. Raises Unavailable when the chosen replica has gone meanwhile and no
         other has its card."""
         self._replicas = replicas
-        self._digest = chosen.card.digest
+        self._card = chosen.card  # ports too: the same weights under another space are another component
         self._budget = budget
         self._ejected = ejected
         self._tried: list[str] = []
@@ -83,7 +83,8 @@ class Attempts:
             for replica in self._replicas
             if replica.address not in (*self._tried, *self._ejected)
             and (candidate := replica.candidate()) is not None
-            and (candidate.card.digest, candidate.load) == (self._digest, 0)
+            and replica.is_open
+            and (candidate.card, candidate.load) == (self._card, 0)
         ]
         if not idle or not self._budget.spend():
             return None
@@ -92,11 +93,19 @@ class Attempts:
 
     def _next(self, error: Failure, preferred: str = "", skipped: Collection[str] = ()) -> Replica:
         usable = [
-            (address in self._tried, address != preferred, address in self._ejected, *candidate.busyness, index)
+            (
+                address in self._tried,
+                address != preferred,
+                not replica.is_open,
+                candidate.share == 0,
+                address in self._ejected,
+                *candidate.busyness,
+                index,
+            )
             for index, replica in enumerate(self._replicas)
             if (address := replica.address) not in skipped
             and (candidate := replica.candidate()) is not None
-            and candidate.card.digest == self._digest
+            and candidate.card == self._card
         ]
         if not usable:
             raise error

@@ -1,25 +1,29 @@
-"""The replicas behind the orchestrator: a channel each, polled for card, health and load. A replica that is missing at
-start or dies later is simply not a candidate until it answers again.
+"""The replicas behind the orchestrator: a channel each, polled for card, health and load, and told at each poll how
+they stand. A replica that is missing at start or dies later is simply not a candidate until it answers again.
 """
 
 import asyncio
+import secrets
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Final
 
 from services.orchestrator.attempts import Attempts
 from services.orchestrator.budget import RetryBudget
+from services.orchestrator.discovery.place import Discovery, Place
 from services.orchestrator.hedging import RecentTimes
 from services.orchestrator.outliers import Outliers
 from services.orchestrator.replica import Replica
-from services.orchestrator.resolve import resolve
-from services.orchestrator.routing import Candidate
+from services.orchestrator.routing import Candidate, Route
+from services.orchestrator.standing import Known, Standing, standing_of
+from services.orchestrator.trial import Rules, Trials
+from triptych.card import KINDS, Card
 from triptych.serving.link import Link
 from triptych.tls import Certificates, TlsFiles
 
-STAGES: Final = ("encoder", "llm", "decoder")
+STAGES: Final = KINDS
 
 
 class Backends:
@@ -27,20 +31,21 @@ class Backends:
 
     def __init__(
         self,
-        addresses: Mapping[str, Sequence[str]],
+        discovery: Discovery,
         poll_interval_ms: float,
         max_message_bytes: int,
         tls: TlsFiles | None = None,
+        rules: Rules = Rules(),  # noqa: B008 (frozen)
         silence_ms: float = 700,
         silence_alone_ms: float = 5000,
         budget: RetryBudget | None = None,
     ) -> None:
-        """`addresses`: stage -> "host:port"s; a name that resolves to several addresses is that many replicas. With
-        `tls` each must show a certificate for that name. Raises InvalidArgument when the files cannot be used. A
-        replica that is asked and says nothing for `silence_ms` is taken for dead; for `silence_alone_ms` where no other
-        one could take over, and an error too many is worse than waiting. `budget` is for all retries."""
+        """With `tls` each replica must show a certificate for its place's name. Raises InvalidArgument when the files
+        cannot be used. A replica that is asked and says nothing for `silence_ms` is taken for dead; for
+        `silence_alone_ms` where no other one could take over, and an error too many is worse than waiting. `budget` is
+        for all retries."""
         self._certificates = Certificates(tls) if tls is not None else None
-        self._addresses = addresses
+        self._discovery = discovery
         self._poll_interval_s = poll_interval_ms / 1000
         self._silence_s = silence_ms / 1000
         self._silence_alone_s = max(silence_ms, silence_alone_ms) / 1000
@@ -48,28 +53,36 @@ class Backends:
         self.outliers = Outliers()
         self.encode_times = RecentTimes()
         self._max_message_bytes = max_message_bytes
+        self._rules = rules
+        self._id = secrets.token_hex(8)
         self._replicas: dict[tuple[str, str], Replica] = {}
         self._watchers: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._resolver: asyncio.Task[None] | None = None
+        self._finder: asyncio.Task[None] | None = None
+        self._is_informed = False  # every replica has been asked once: what is missing is missing indeed
+        self.trials = Trials(rules)
 
     async def start(self) -> None:
         """Returns once every replica has been asked once; a missing one is no failure."""
-        await self._resolve()
-        await asyncio.gather(*(replica.poll() for replica in self._replicas.values()))
-        self._resolver = asyncio.create_task(self._keep_resolving())
+        await self._discovery.start()
+        await self._find()
+        await asyncio.gather(*(replica.asked.wait() for replica in self._replicas.values()))
+        self._is_informed = True
+        self._judge()
+        self._finder = asyncio.create_task(self._keep_finding())
 
     async def stop(self) -> None:
-        tasks = [*self._watchers.values(), *([self._resolver] if self._resolver else [])]
+        tasks = [*self._watchers.values(), *([self._finder] if self._finder else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._discovery.stop()
         await asyncio.gather(*(replica.close() for replica in self._replicas.values()))
 
     def replicas(self, stage: str) -> list[Replica]:
         return [replica for (kind, _), replica in self._replicas.items() if kind == stage]
 
     def candidates(self, stage: str) -> list[Candidate]:
-        """Those that serve now, without outliers."""
+        """Those that take new requests now, without outliers."""
         serving = self._serving(stage)
         ejected = self._ejected(serving)
         return [candidate for candidate in serving if candidate.address not in ejected]
@@ -83,7 +96,8 @@ class Backends:
         return Attempts(self.replicas(stage), candidate, self.budget, self._ejected(self._serving(stage)))
 
     def _serving(self, stage: str) -> list[Candidate]:
-        return [c for replica in self.replicas(stage) if (c := replica.candidate()) is not None]
+        """Those open to new requests."""
+        return [c for replica in self.replicas(stage) if replica.is_open and (c := replica.candidate()) is not None]
 
     def _ejected(self, serving: Sequence[Candidate]) -> set[str]:
         by_card: dict[str, list[str]] = {}
@@ -92,45 +106,55 @@ class Backends:
         now = time.monotonic()
         return {address for alike in by_card.values() for address in self.outliers.ejected(alike, now)}
 
-    async def _keep_resolving(self) -> None:
+    @contextmanager
+    def pinned(self, route: Route) -> Iterator[None]:
+        """The replicas of `route` stay, where they may, until the block ends: they drain, but do not leave."""
+        with ExitStack() as stack:
+            for member in route.members:
+                if replica := self._replicas.get((member.card.kind, member.address)):
+                    stack.enter_context(replica.pinned())
+            yield
+
+    async def _keep_finding(self) -> None:
         while True:
             await asyncio.sleep(self._poll_interval_s)
-            await self._resolve()
+            await self._find()
 
-    async def _resolve(self) -> None:
-        """Starts watching addresses that appeared, drops those that are gone from their name once idle."""
-        found = [
-            (stage, address, name.rpartition(":")[0])
-            for stage in STAGES
-            for name in self._addresses.get(stage, ())
-            for address in await resolve(name)
-        ]
-        for stage, address, name in found:
-            if (key := (stage, address)) not in self._replicas:
-                self._replicas[key] = Replica(
-                    stage, address, partial(self._open_link, address, name), partial(self._silence_of, key)
-                )
+    async def _find(self) -> None:
+        """Starts watching replicas that appeared; those that are gone get nothing new, and are dropped once idle."""
+        found = {(place.stage, place.address): place for place in await self._discovery.find()}
+        for key, place in found.items():
+            if key in self._replicas:
+                self._replicas[key].move(place)
+            else:
+                self._replicas[key] = self._replica(place)
                 self._watchers[key] = asyncio.create_task(self._watch(self._replicas[key]))
-        for key in self._replicas.keys() - {(stage, address) for stage, address, _ in found}:
+        for key in self._replicas.keys() - found.keys():
+            self._replicas[key].leave()
             if self._replicas[key].is_idle:
                 await self._forget(key)
 
     async def _watch(self, replica: Replica) -> None:
         known = ""
         while True:
-            await asyncio.sleep(self._poll_interval_s)
-            known = replica.replica_id or known
             await replica.poll()
-            if replica.replica_id and replica.replica_id != known:
+            if known and replica.replica_id not in ("", known):
                 self.outliers.forget(replica.address)
+            known = replica.replica_id or known
+            self._judge()
+            await asyncio.sleep(self._poll_interval_s)
+
+    def _replica(self, place: Place) -> Replica:
+        key = place.stage, place.address
+        return Replica(
+            place, partial(self._open_link, place), partial(self._silence_of, key), self._id, self._rules.share
+        )
 
     def _silence_of(self, key: tuple[str, str]) -> float:
         """How long this replica may say nothing, in seconds."""
-        digest = self._replicas[key].digest if key in self._replicas else ""
-        has_peer = any(
-            replica.digest == digest and replica.is_serving for other, replica in self._replicas.items() if other != key
-        )
-        return self._silence_s if digest and has_peer else self._silence_alone_s
+        card = self._replicas[key].card if key in self._replicas else None
+        peers = (replica for other, replica in self._replicas.items() if other != key and replica.is_serving)
+        return self._silence_s if card and any(peer.card == card for peer in peers) else self._silence_alone_s
 
     async def _forget(self, key: tuple[str, str]) -> None:
         watcher = self._watchers.pop(key)
@@ -139,6 +163,37 @@ class Backends:
             await watcher
         await self._replicas.pop(key).close()
         self.outliers.forget(key[1])
+        self._judge()
 
-    def _open_link(self, address: str, server_name: str) -> Link:
-        return Link(address, self._max_message_bytes, self._certificates, server_name)
+    def _judge(self) -> None:
+        """How everybody stands, now that one of them has changed."""
+        if not self._is_informed:
+            return
+        open_ = [(replica, replica.card) for replica in self._replicas.values() if replica.is_open and replica.card]
+        sound = [card for replica, card in open_ if not self.trials.fault(replica.stage, replica.generation)]
+        stages = frozenset(stage for stage, _ in self._replicas)
+        encoders, llms, decoders = ([card for card in sound if card.kind == stage] for stage in STAGES)
+        known = Known(encoders, llms, decoders, stages)
+        fits = {replica.key: standing_of(card, known) for replica, card in open_}
+        fitting = [replica for replica, _ in open_ if fits[replica.key].word != "unchained"]
+        self.trials.update(_generations(self._replicas.values()), _generations(fitting))
+        for replica, card in open_:
+            replica.standing = self._standing(replica, card, fits[replica.key])
+
+    def _standing(self, replica: Replica, card: Card, fit: Standing) -> Standing:
+        if fault := self.trials.fault(replica.stage, replica.generation):
+            return Standing("quarantined", fault)
+        if fit.word == "chained" and self.trials.is_on_trial(replica.stage, replica.generation):
+            return Standing("trial", "an older generation serves beside it")
+        return fit
+
+    def _open_link(self, place: Place) -> Link:
+        return Link(place.address, self._max_message_bytes, self._certificates, place.server_name)
+
+
+def _generations(replicas: Iterable[Replica]) -> dict[str, set[str]]:
+    """By stage."""
+    found: dict[str, set[str]] = {stage: set() for stage in STAGES}
+    for replica in replicas:
+        found[replica.stage].add(replica.generation)
+    return found

@@ -6,7 +6,9 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from services.orchestrator.discovery.file import check_address
 from services.orchestrator.tokens import TokenRules
+from services.orchestrator.trial import Rules
 from triptych.errors import InvalidArgument
 from triptych.serving.config import ServingConfig
 from triptych.tls import TlsFiles
@@ -22,9 +24,7 @@ def _split(value: object) -> object:
 
 def _check_addresses(addresses: tuple[str, ...]) -> tuple[str, ...]:
     for address in addresses:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError(f"{address!r} is not host:port")
+        check_address(address)
     return addresses
 
 
@@ -41,6 +41,15 @@ class OrchestratorConfig(ServingConfig):
     )
     llm_addresses: Addresses = Field((), description="host:port of each LLM")
     decoder_addresses: Addresses = Field((), description="host:port of each decoder")
+    addresses_file: Path | None = Field(
+        None, description="JSON, stage to list of host:port; read again when it changes; instead of the addresses above"
+    )
+    kubernetes_selector: str = Field(
+        "",
+        description="labels of the Services whose EndpointSlices are watched, as app.kubernetes.io/instance=NAME; "
+        "instead of addresses",
+    )
+    kubernetes_namespace: str = Field("", description="where those Services are; by default where this pod is")
     poll_interval_ms: int = Field(250, ge=10, description="how often each replica is asked for card, health and load")
     silence_ms: int = Field(
         700, ge=50, description="a replica that is asked and says nothing for this long is given up"
@@ -60,6 +69,16 @@ class OrchestratorConfig(ServingConfig):
     num_image_threads: int = Field(2, ge=1, description="images decoded at a time")
     embedding_cache_bytes: int = Field(512 * 2**20, ge=0, description="memory for embeddings already computed; 0: off")
 
+    trial_calls: int = Field(
+        20, ge=0, description="calls a new generation must serve well beside an older one; 0: no trials"
+    )
+    trial_s: float = Field(60, gt=0, description="a trial is passed after that long, if fewer calls came")
+    trial_share: float = Field(0.25, ge=0, le=1, description="of the requests, at most, while on trial")
+    trial_max_failures: float = Field(0.1, ge=0, le=1, description="share of its calls, above the older generation's")
+    trial_max_slowdown: float = Field(
+        3, ge=0, description="time for a unit of work over the older generation's; 0: any"
+    )
+
     components_tls: bool = Field(
         True, description="call the components with the same certificates, where there are any"
     )
@@ -71,6 +90,13 @@ class OrchestratorConfig(ServingConfig):
     jwt_scope: str = Field("", description="a scope that a JWT must have; none if empty")
     jwt_per_minute: int = Field(0, ge=0, description="requests of one subject in a minute; 0: as many as come")
     jwt_per_day: int = Field(0, ge=0, description="requests of one subject in a day (UTC); 0: as many as come")
+
+    @model_validator(mode="after")
+    def _check_discovery(self) -> Self:
+        ways = [any(self.addresses.values()), self.addresses_file is not None, bool(self.kubernetes_selector)]
+        if sum(ways) > 1:
+            raise ValueError("give one of addresses, addresses-file and kubernetes-selector")
+        return self
 
     @model_validator(mode="after")
     def _check_tokens(self) -> Self:
@@ -86,6 +112,10 @@ class OrchestratorConfig(ServingConfig):
         if not self.jwt_jwks:
             return None
         return TokenRules(self.jwt_jwks, self.jwt_issuer, self.jwt_audience, self.jwt_scope)
+
+    @property
+    def trial_rules(self) -> Rules:
+        return Rules(self.trial_calls, self.trial_s, self.trial_share, self.trial_max_failures, self.trial_max_slowdown)
 
     @property
     def component_tls(self) -> TlsFiles | None:

@@ -10,7 +10,7 @@ from typing import Final
 from services.orchestrator.admission import Admission
 from services.orchestrator.backends import STAGES, Backends
 from services.orchestrator.cache import EmbeddingCache
-from services.orchestrator.replica import HEALTHS
+from services.orchestrator.replica import HEALTHS, STANDINGS
 from services.orchestrator.routing import Route
 from triptych import traces
 from triptych.errors import TriptychError
@@ -21,7 +21,8 @@ OTHER: Final = "other"
 
 
 class OrchestratorMetrics:
-    """Named `triptych_orchestrator_...`. A card is known by its generation, the start of its digest."""
+    """Named `triptych_orchestrator_...`. A generation is the start of a card's digest, and four
+    letters for what else tells its builds apart."""
 
     def __init__(self, metrics: Metrics, admission: Admission, cache: EmbeddingCache, backends: Backends) -> None:
         self._requests = metrics.counter("requests", "finished requests", ["task", "status"])
@@ -42,6 +43,10 @@ class OrchestratorMetrics:
         for stage in STAGES:
             for health, state in HEALTHS.items():
                 replicas.labels(stage, state).set_function(partial(_num_replicas, backends, stage, health))
+        standings = metrics.gauges("standings", "replicas by how they stand among the others", ["stage", "standing"])
+        for stage in STAGES:
+            for word in STANDINGS:
+                standings.labels(stage, word).set_function(partial(_num_standing, backends, stage, word))
         outliers = metrics.gauges("outliers", "replicas that serve but are left out for a while", ["stage"])
         for stage in STAGES:
             outliers.labels(stage).set_function(partial(backends.num_outliers, stage))
@@ -67,15 +72,16 @@ class OrchestratorMetrics:
                 self._request_ms.labels(task).observe(_ms_since(started), traces.exemplar())
 
     @contextmanager
-    def call(self, stage: str, digest: str) -> Iterator[None]:
-        """A call to a replica of the card with this digest."""
-        generation = self._generations.label(_generation(digest))
-        with _outcome(lambda status: self._calls.labels(stage, generation, status).inc()):
+    def call(self, stage: str, generation: str) -> Iterator[None]:
+        """A call to a replica of this generation."""
+        label = self._generations.label(generation)
+        with _outcome(lambda status: self._calls.labels(stage, label, status).inc()):
             yield
 
     def chosen(self, route: Route) -> None:
-        cards = (candidate.card if candidate else None for candidate in (route.encoder, route.llm, route.decoder))
-        chain = "-".join(card.generation if card else "none" for card in cards)
+        chain = "-".join(
+            member.generation if member else "none" for member in (route.encoder, route.llm, route.decoder)
+        )
         self._chains.labels(self._chain_names.label(chain)).inc()
 
     def admitted(self, waited_ms: float) -> None:
@@ -125,8 +131,8 @@ def _num_replicas(backends: Backends, stage: str, health: int) -> int:
     return sum(replica.health == health for replica in backends.replicas(stage))
 
 
-def _generation(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:12]
+def _num_standing(backends: Backends, stage: str, word: str) -> int:
+    return sum(replica.standing.word == word for replica in backends.replicas(stage))
 
 
 def _ms_since(started: float) -> float:

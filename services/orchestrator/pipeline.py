@@ -8,16 +8,19 @@ from contextlib import aclosing
 from services.orchestrator import prompt
 from services.orchestrator.admission import Admission
 from services.orchestrator.backends import Backends
+from services.orchestrator.chooser import Chooser
+from services.orchestrator.drawing import draw
 from services.orchestrator.embedder import Embedder
 from services.orchestrator.facts import DecoderFacts, LlmFacts
 from services.orchestrator.metrics import OrchestratorMetrics
-from services.orchestrator.request import Request, drawn_seed
-from services.orchestrator.routing import Route, choose, name_of
+from services.orchestrator.request import Request
+from services.orchestrator.routing import Route, name_of
 from services.orchestrator.stages import Conditioning, Stages, TimeoutFor
 from services.orchestrator.tally import Tally
+from services.orchestrator.turn import Turn
 from triptych import traces
-from triptych.errors import InvalidArgument, TriptychError, Unimplemented
-from triptych.v1 import decoder_pb2, llm_pb2
+from triptych.errors import InvalidArgument, TriptychError
+from triptych.v1 import llm_pb2, tensor_pb2
 from triptych.v1 import orchestrator_pb2 as pb
 
 
@@ -36,23 +39,36 @@ class Pipeline:
         self, request: Request, timeout_for: TimeoutFor, request_id: str
     ) -> AsyncGenerator[pb.RespondResponse, None]:
         """The events, unnumbered; the last one is Done. Raises the TriptychError of whatever went wrong."""
-        tally = Tally(self._metrics)
+        tally = Tally(self._metrics, self._backends.trials)
         async with self._admission.admitted() as waited_ms:
             self._metrics.admitted(waited_ms)
             with traces.span("check pictures", pictures=len(request.pictures)):
                 pictures = await self._embedder.check(request.pictures, self._backends.candidates("encoder"))
-            route = self._route(request)
+            turn = Turn(request, request_id, pictures, tally, Stages(self._backends, tally, timeout_for))
+            chooser = Chooser(self._backends, request, request_id)
+            route = chooser.route()
+            has_shown = False
+            while True:
+                try:
+                    async with aclosing(self._served(turn, route, chooser)) as events:
+                        async for event in events:
+                            has_shown = True
+                            yield event
+                except TriptychError as error:
+                    if has_shown:
+                        raise
+                    route = chooser.reroute(route, error)
+                    tally.discard()
+                else:
+                    return
+
+    async def _served(self, turn: Turn, route: Route, chooser: Chooser) -> AsyncGenerator[pb.RespondResponse, None]:
+        """By one chain; only the decoder may change on the way."""
+        with self._backends.pinned(route):
             self._metrics.chosen(route)
-            check_against_cards(request, route)
-            stages = Stages(self._backends, tally, timeout_for)
-            segments = prompt.segments_of(request, route)
-            shown = prompt.pictures_in(segments)
-            embeddings = []
-            if route.encoder:
-                with traces.span("embed", pictures=len(shown)):
-                    embeddings = await self._embedder.embed([pictures[i] for i in shown], route.encoder, stages, tally)
-            message, chunks = prompt.build(request, route, segments, dict(zip(shown, embeddings, strict=True)))
-            async with aclosing(stages.generate(route.llm, message, chunks)) as events:
+            check_against_cards(turn.request, route)
+            message, chunks = await self._prompt(turn, route)
+            async with aclosing(turn.stages.generate(route.llm, message, chunks)) as events:
                 async for event in events:
                     if isinstance(event, llm_pb2.TextDelta):
                         if event.text:
@@ -60,26 +76,22 @@ class Pipeline:
                     elif isinstance(event, llm_pb2.ImageStart):
                         yield pb.RespondResponse(image_started=pb.ImageStarted(image_index=event.image_index))
                     elif isinstance(event, Conditioning):
-                        async with aclosing(_draw(request, route, stages, event)) as drawn:
+                        async with aclosing(draw(turn, route, chooser, event)) as drawn:
                             async for response in drawn:
                                 yield response
                     else:
-                        yield pb.RespondResponse(done=tally.done(event, request_id))
+                        yield pb.RespondResponse(done=turn.tally.done(event, turn.request_id))
 
-    def _route(self, request: Request) -> Route:
-        candidates = self._backends.candidates
-        route = choose(
-            candidates("encoder"),
-            candidates("llm"),
-            candidates("decoder"),
-            pictures=bool(request.pictures),
-            task=request.task,
-        )
-        if route.decoder is None or DecoderFacts.of(route.decoder.card).handover != "loop":
-            return route
-        if request.task == "auto":
-            return Route(route.encoder, route.llm, None)
-        raise Unimplemented(f"{name_of(route.decoder.card)} draws by handover loop, not served yet", stage="decoder")
+    async def _prompt(self, turn: Turn, route: Route) -> tuple[llm_pb2.Prompt, list[tensor_pb2.TensorChunk]]:
+        """With the embeddings of the pictures that it shows."""
+        segments = prompt.segments_of(turn.request, route)
+        shown = prompt.pictures_in(segments)
+        embeddings = []
+        if route.encoder:
+            with traces.span("embed", pictures=len(shown)):
+                seen = [turn.pictures[i] for i in shown]
+                embeddings = await self._embedder.embed(seen, route.encoder, turn.stages, turn.tally)
+        return prompt.build(turn.request, route, segments, dict(zip(shown, embeddings, strict=True)))
 
 
 def check_against_cards(request: Request, route: Route) -> None:
@@ -96,41 +108,3 @@ def check_against_cards(request: Request, route: Route) -> None:
         raise InvalidArgument(
             f"image_params.num_inference_steps is {steps}, must be 1 to {max_steps} for {name_of(route.decoder.card)}"
         )
-
-
-async def _draw(
-    request: Request, route: Route, stages: Stages, conditioning: Conditioning
-) -> AsyncGenerator[pb.RespondResponse, None]:
-    """One picture: progress and previews, last the image."""
-    index, space = conditioning.header.image_index, conditioning.header.space
-    llm = name_of(route.llm.card)
-    if route.decoder is None:
-        raise TriptychError(f"{llm} drew image {index} although it was told not to", stage="llm")
-    if space != route.llm.card.output("hidden_states").space:
-        raise TriptychError(f"{llm} sent hidden states in space {space!r}, its card promised another", stage="llm")
-    params = _decode_params(request.image_params)
-    async with aclosing(stages.decode(route.decoder, params, conditioning)) as events:
-        async for event in events:
-            if isinstance(event, decoder_pb2.Progress):
-                progress = pb.ImageProgress(image_index=index, step=event.step, num_steps=event.num_steps)
-                yield pb.RespondResponse(image_progress=progress)
-            elif isinstance(event, decoder_pb2.Preview):
-                preview = pb.ImagePreview(image_index=index, image=event.image, step=event.step)
-                yield pb.RespondResponse(image_preview=preview)
-            else:
-                image = pb.Image(
-                    image_index=index, image=event.image, width=event.width, height=event.height, seed=event.seed
-                )
-                yield pb.RespondResponse(image=image)
-
-
-def _decode_params(params: pb.ImageParams) -> decoder_pb2.DecodeParams:
-    """Absent stays absent (the card's default), but for the seed: a redone picture must be the same one."""
-    wanted = decoder_pb2.DecodeParams(seed=params.seed if params.HasField("seed") else drawn_seed())
-    if params.HasField("num_inference_steps"):
-        wanted.num_inference_steps = params.num_inference_steps
-    if params.HasField("guidance_scale"):
-        wanted.guidance_scale = params.guidance_scale
-    if params.HasField("preview_interval"):
-        wanted.preview_interval = params.preview_interval
-    return wanted

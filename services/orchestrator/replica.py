@@ -4,15 +4,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.orchestrator.discovery.place import Place
 from services.orchestrator.facts import check_card
 from services.orchestrator.routing import Candidate
+from services.orchestrator.standing import Standing, Word
 from triptych.card import Card
 from triptych.errors import TriptychError, Unavailable
 from triptych.serving.describe import card_from_proto
@@ -25,7 +27,17 @@ HEALTHS: Final[dict[pb.Health.ValueType, str]] = {
     pb.HEALTH_SERVING: "serving",
     pb.HEALTH_NOT_SERVING: "not_serving",
     pb.HEALTH_UNREACHABLE: "unreachable",
+    pb.HEALTH_DRAINING: "draining",
 }
+STANDINGS: Final[dict[Word, component_pb2.Standing.ValueType]] = {
+    "unknown": component_pb2.STANDING_UNSPECIFIED,
+    "chained": component_pb2.STANDING_CHAINED,
+    "unchained": component_pb2.STANDING_UNCHAINED,
+    "trial": component_pb2.STANDING_TRIAL,
+    "quarantined": component_pb2.STANDING_QUARANTINED,
+}
+# What gRPC says in place of the replica's own status when that arrives while a message of ours is on its way out.
+CORE_FAILED: Final = "Internal error from Core"
 LOOK_S: Final = 0.1  # how often a silence is looked at while it lasts
 MAX_STALL_S: Final = 0.3  # a timer that is later than this tells of our own event loop, not of who is asked
 
@@ -42,20 +54,35 @@ class Ongoing:
 
 
 class Replica:
-    """One address of one stage, what it last said of itself, and the calls that run on it."""
+    """One address of one stage: what it last said of itself, how it stands among the others, and the calls that run on
+    it."""
 
-    def __init__(self, stage: str, address: str, open_link: Callable[[], Link], silence_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        open_link: Callable[[], Link],
+        silence_s: Callable[[], float],
+        orchestrator_id: str = "",
+        trial_share: float = 1.0,
+    ) -> None:
         """One that says nothing for `silence_s()` although it was asked is taken for dead."""
-        self.stage = stage
-        self.address = address
+        self.stage = place.stage
+        self.address = place.address
+        self._place = place
         self._link = open_link()
         self._silence_s = silence_s
+        self._orchestrator_id = orchestrator_id
+        self._trial_share = trial_share
         self._heard = 0.0  # when it last said anything, in any call
         self._ongoing: set[Ongoing] = set()
+        self.asked = asyncio.Event()  # once at least
+        self.standing = Standing()
         self.health: pb.Health.ValueType = pb.HEALTH_UNREACHABLE
         self.detail = "not polled yet"
+        self._generation = ""
         self.description: component_pb2.DescribeResponse | None = None
         self.card: Card | None = None
+        self._num_pinned = 0
         self._num_served = 0
         self._num_others = 0  # requests it had from other callers when last polled
 
@@ -68,16 +95,23 @@ class Replica:
         """Cancels what still runs."""
         await self._link.close()
 
+    def move(self, place: Place) -> None:
+        """What discovery says of the same address now."""
+        self._place = place
+
+    def leave(self) -> None:
+        """Discovery no longer knows it: it serves what is pinned to it, and nothing new."""
+        self._place = replace(self._place, is_leaving=True)
+
     async def poll(self) -> None:
-        """Asks for card, load and health. Never raises: what goes wrong becomes `health` and `detail`. When there is no
-        answer, and nothing else is heard either, the calls that run here are given up: a process that hangs keeps its
-        connections open.
+        """Asks for card, load and health, and says how it stands. Never raises: what goes wrong becomes `health` and
+        `detail`. When there is no answer, and nothing else is heard either, the calls that run here are given up: a
+        process that hangs keeps its connections open.
         """
         self._link.renew()
+        asked = component_pb2.DescribeRequest(verdict=self._verdict())
         try:
-            described = await self._answer(
-                component_pb2_grpc.ComponentServiceStub(self.channel).Describe(component_pb2.DescribeRequest())
-            )
+            described = await self._answer(component_pb2_grpc.ComponentServiceStub(self.channel).Describe(asked))
             checked = await self._answer(
                 health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest())
             )
@@ -88,6 +122,8 @@ class Replica:
             self.mark_unreachable(f"silent for {self._silence_s():g} s")
             self._give_up_calls()
             return
+        finally:
+            self.asked.set()
         load = described.load
         self._num_others = max(0, load.num_running + load.num_waiting - self.num_in_flight)
         self.description = described
@@ -102,11 +138,25 @@ class Replica:
 
     def mark_unreachable(self, detail: str) -> None:
         self.health, self.detail, self.card, self.description = pb.HEALTH_UNREACHABLE, detail, None, None
+        self.standing = Standing()
 
     @property
-    def digest(self) -> str:
-        """Of its card; empty while it is unreachable."""
-        return self.card.digest if self.card else ""
+    def key(self) -> tuple[str, str]:
+        return self.stage, self.address
+
+    @property
+    def generation(self) -> str:
+        """Its build, as it was last known."""
+        return self._generation
+
+    @property
+    def share(self) -> float:
+        """Of the requests, at most, while another generation could do them."""
+        if self.standing.word in ("quarantined", "unchained"):
+            return 0.0
+        told = self.description.share if self.description is not None else 1.0
+        share = told if self._place.share is None else self._place.share
+        return min(share, self._trial_share) if self.standing.word == "trial" else share
 
     @property
     def replica_id(self) -> str:
@@ -115,7 +165,7 @@ class Replica:
 
     @property
     def is_idle(self) -> bool:
-        return not self._ongoing
+        return not self._ongoing and self._num_pinned == 0
 
     @property
     def num_in_flight(self) -> int:
@@ -128,14 +178,32 @@ class Replica:
         return self.num_in_flight + self._num_others
 
     @property
+    def is_leaving(self) -> bool:
+        return self._place.is_leaving
+
+    @property
     def is_serving(self) -> bool:
         return self.card is not None and self.health == pb.HEALTH_SERVING
 
+    @property
+    def is_open(self) -> bool:
+        """To new requests."""
+        return self.is_serving and not self.is_leaving
+
     def candidate(self) -> Candidate | None:
-        """None while it is not serving."""
-        if self.card is None or not self.is_serving:
+        """None while it serves nobody; one that drains still serves the requests pinned to it."""
+        if self.card is None or self.health not in (pb.HEALTH_SERVING, pb.HEALTH_DRAINING):
             return None
-        return Candidate(self.address, self.card, self.load, self._num_served)
+        return Candidate(self.address, self.card, self.load, self._num_served, self.generation, self.share)
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """As long as a request may still call it."""
+        self._num_pinned += 1
+        try:
+            yield
+        finally:
+            self._num_pinned -= 1
 
     @contextmanager
     def calling(self) -> Iterator[Ongoing]:
@@ -144,10 +212,16 @@ class Replica:
         """
         if self.description is None:
             raise self._went_away(self.detail)
-        card, id_ = self.description.card, self.description.replica_id
-        ongoing = Ongoing(
-            pb.ServedBy(kind=card.kind, name=card.name, version=card.version, digest=card.digest, replica_id=id_)
+        card = self.description.card
+        served_by = pb.ServedBy(
+            kind=card.kind,
+            name=card.name,
+            version=card.version,
+            digest=card.digest,
+            replica_id=self.description.replica_id,
+            generation=self.generation,
         )
+        ongoing = Ongoing(served_by)
         self._ongoing.add(ongoing)
         self._num_served += 1
         try:
@@ -197,14 +271,32 @@ class Replica:
             self.detail = str(error)
             return
         self.card = card
-        self.health = pb.HEALTH_SERVING if is_serving else pb.HEALTH_NOT_SERVING
-        self.detail = "" if is_serving else "its probes have not passed yet, or it is draining"
+        self._generation = described.generation or card.generation
+        if described.is_draining:
+            self.health, self.detail = pb.HEALTH_DRAINING, "finishes what it has"
+        elif is_serving:
+            self.health, self.detail = pb.HEALTH_SERVING, ""
+        else:
+            self.detail = "its probes have not passed yet"
+        if not self.is_open:
+            self.standing = Standing()
+
+    def _verdict(self) -> component_pb2.Verdict:
+        return component_pb2.Verdict(
+            orchestrator_id=self._orchestrator_id,
+            standing=STANDINGS[self.standing.word],
+            reason=self.standing.reason,
+            num_pinned=self._num_pinned + self.num_in_flight,
+        )
 
     def _translated(self, error: grpc.aio.AioRpcError) -> TriptychError:
         where = f"{self.stage} at {self.address}"
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):  # we never see our own cancel here
             self.mark_unreachable(error.details() or error.code().name)
             return self._went_away(error.details() or error.code().name)
+        if error.code() == grpc.StatusCode.INTERNAL and error.details() == CORE_FAILED:
+            why = "the call ended while its request was being sent"
+            return Unavailable(f"{where}: {why}", stage=self.stage, replica=self.address)
         translated = error_from_rpc(error)
         translated.args = (f"{where}: {translated}",)
         translated.stage, translated.replica = self.stage, self.address

@@ -17,6 +17,8 @@ TASKS: Final[dict[int, Task]] = {
     pb.TASK_GENERATE: "generate",
     pb.TASK_EDIT: "edit",
 }
+MAX_CHAIN: Final = 16  # cards that may have served one turn
+MAX_DIGEST_CHARS: Final = 256
 MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 256
 MAX_DRAWN_SEED: Final = 2**32  # seeds we draw ourselves stay short enough to type
@@ -46,7 +48,7 @@ class Upload:
 @dataclass(frozen=True)
 class Request:
     """One turn to answer. `pictures` are indexed by the Picture entries of the messages; `tasks` holds
-    one task per user turn, the last one being what is asked now.
+    one task per user turn, the last one being what is asked now; `chain` the digests that served the turn before.
     """
 
     messages: tuple[Message, ...]
@@ -54,6 +56,7 @@ class Request:
     tasks: tuple[Task, ...]
     sampling: llm_pb2.SamplingParams
     image_params: pb.ImageParams
+    chain: frozenset[str] = frozenset()
 
     @property
     def task(self) -> Task:
@@ -79,8 +82,12 @@ def parse(request: pb.RespondRequest, limits: Limits) -> Request:
         raise InvalidArgument("task is TASK_EDIT with 0 images in messages, must have at least 1")
     _check_sampling(request.sampling)
     _check_image_params(request.image_params, limits)
+    _bounded("chain", len(request.chain), 0, MAX_CHAIN, "entries")
+    for index, digest in enumerate(request.chain):
+        _bounded(f"chain[{index}]", len(digest), 1, MAX_DIGEST_CHARS, "characters")
     tasks = (*_past_tasks(messages), task)
-    return Request(tuple(messages), tuple(pictures), tasks, request.sampling, request.image_params)
+    chain = frozenset(request.chain)
+    return Request(tuple(messages), tuple(pictures), tasks, request.sampling, request.image_params, chain)
 
 
 def _message(name: str, message: pb.Message, pictures: list[Upload], limits: Limits) -> Message:

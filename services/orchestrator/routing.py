@@ -12,12 +12,16 @@ from triptych.prompts import Task
 
 @dataclass(frozen=True)
 class Candidate:
-    """A serving replica as routing sees it. `load` counts its requests, `num_served` breaks ties."""
+    """A serving replica as routing sees it. `load` counts its requests, `num_served` breaks ties. `share` is the part
+    of the requests that its generation may have while another one could do them; 0: none at all.
+    """
 
     address: str
     card: Card
     load: int = 0
     num_served: int = 0
+    generation: str = ""
+    share: float = 1.0
 
     @property
     def busyness(self) -> tuple[int, int]:
@@ -32,6 +36,26 @@ class Route:
     encoder: Candidate | None
     llm: Candidate
     decoder: Candidate | None
+
+    @property
+    def members(self) -> list[Candidate]:
+        return [member for member in (self.encoder, self.llm, self.decoder) if member is not None]
+
+
+@dataclass(frozen=True)
+class Leaning:
+    """What tips the balance between chains. `draw`, from 0 up to 1, is the request's own lot: a generation with share s
+    takes requests that drew less than s. `chain` holds the digests that served the conversation before: it stays with
+    them, whatever the lot."""
+
+    draw: float = 0.0
+    chain: frozenset[str] = frozenset()
+
+    def rank(self, candidate: Candidate) -> tuple[bool, bool, bool]:
+        """Lowest first: out of its share, not of the conversation's chain, not the one the lot fell on."""
+        is_known = candidate.card.digest in self.chain
+        is_in_share = self.draw < candidate.share or (is_known and candidate.share > 0)
+        return not is_in_share, not is_known, not candidate.share < 1
 
 
 @dataclass(frozen=True)
@@ -51,9 +75,11 @@ def choose(
     *,
     pictures: bool,
     task: Task,
+    leaning: Leaning = Leaning(),
 ) -> Route:
-    """The least loaded chain that can do `task`; `pictures` says that the conversation holds some. AUTO goes without a
-    decoder where none can be had. Raises Unavailable, FailedPrecondition or Unimplemented, naming who is missing.
+    """The chain to which `leaning` leans among those that can do `task`, the least loaded among equals; `pictures` says
+    that the conversation holds some. AUTO goes without a decoder where none can be had. Raises Unavailable,
+    FailedPrecondition or Unimplemented, naming who is missing.
     """
     must_draw = task in ("generate", "edit")
     _require("llm", llms)
@@ -65,22 +91,22 @@ def choose(
             raise Unimplemented(f"{name_of(llms[0].card)} cannot draw: its handover is none", stage="llm")
         _require("decoder", decoders)
     routes = [
-        Route(_least_loaded(seeing), llm, _least_loaded(painting))
+        Route(_best(seeing, leaning) if pictures else None, llm, _best(painting, leaning))
         for llm in (drawing if must_draw else llms)
-        for seeing in [[e for e in encoders if not _encoder_reason(e.card, llm.card)]]
+        for seeing in [[e for e in encoders if not encoder_reason(e.card, llm.card)]]
         for painting in [[d for d in decoders if task != "understand" and not decoder_reason(llm.card, d.card)]]
         if (seeing or not pictures) and (painting or not must_draw)
     ]
     if not routes:
         raise _incompatible(encoders if pictures else (), drawing if must_draw else llms, decoders if must_draw else ())
-    return _without_idle(min(routes, key=lambda r: (r.decoder is None and task == "auto", *r.llm.busyness)), pictures)
+    return min(routes, key=lambda route: (route.decoder is None and task == "auto", *_order(route, leaning)))
 
 
 def verdicts(encoders: Sequence[Card], llms: Sequence[Card], decoders: Sequence[Card]) -> Iterator[Verdict]:
     """Every combination of distinct cards; a kind without any card stays open."""
     for encoder, llm, decoder in product(_distinct(encoders) or [None], _distinct(llms), _distinct(decoders) or [None]):
         assert llm is not None
-        reasons = [_encoder_reason(encoder, llm) if encoder else "", decoder_reason(llm, decoder) if decoder else ""]
+        reasons = [encoder_reason(encoder, llm) if encoder else "", decoder_reason(llm, decoder) if decoder else ""]
         yield Verdict(encoder, llm, decoder, "; ".join(filter(None, reasons)))
 
 
@@ -100,7 +126,7 @@ def decoder_reason(llm: Card, decoder: Card) -> str:
     return reason
 
 
-def _encoder_reason(encoder: Card, llm: Card) -> str:
+def encoder_reason(encoder: Card, llm: Card) -> str:
     return _mismatch(encoder, encoder.output("embeddings"), llm, llm.input("embeddings"))
 
 
@@ -122,12 +148,14 @@ def _require(stage: str, candidates: Sequence[Candidate]) -> None:
         raise Unavailable(f"no {stage} replica is serving", stage=stage, retry_after_ms=1000)
 
 
-def _least_loaded(candidates: Sequence[Candidate]) -> Candidate | None:
-    return min(candidates, key=lambda candidate: candidate.busyness, default=None)
+def _best(candidates: Sequence[Candidate], leaning: Leaning) -> Candidate | None:
+    return min(candidates, key=lambda c: (*leaning.rank(c), *c.busyness), default=None)
 
 
-def _without_idle(route: Route, pictures: bool) -> Route:
-    return route if pictures else Route(None, route.llm, route.decoder)
+def _order(route: Route, leaning: Leaning) -> tuple[int, ...]:
+    """A chain ranks as its members do together."""
+    ranks = [leaning.rank(member) for member in route.members]
+    return *(sum(column) for column in zip(*ranks, strict=True)), *route.llm.busyness
 
 
 def _incompatible(
@@ -137,7 +165,7 @@ def _incompatible(
         reason: None
         for llm in llms
         for reason in [
-            *(_encoder_reason(e.card, llm.card) for e in encoders),
+            *(encoder_reason(e.card, llm.card) for e in encoders),
             *(decoder_reason(llm.card, d.card) for d in decoders),
         ]
         if reason

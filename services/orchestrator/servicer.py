@@ -10,6 +10,7 @@ from services.orchestrator.backends import STAGES, Backends
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.metrics import OrchestratorMetrics
 from services.orchestrator.pipeline import Pipeline
+from services.orchestrator.replica import STANDINGS, Replica
 from services.orchestrator.request import TASKS, parse
 from services.orchestrator.routing import verdicts
 from services.orchestrator.stages import TimeoutFor
@@ -45,12 +46,24 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
                     yield event
 
     async def ListComponents(self, request: pb.ListComponentsRequest, context: object) -> pb.ListComponentsResponse:
-        replicas = [
-            pb.Replica(kind=r.stage, address=r.address, health=r.health, detail=r.detail, description=r.description)
-            for stage in STAGES
-            for r in self._backends.replicas(stage)
-        ]
+        replicas = [self._listed(replica) for stage in STAGES for replica in self._backends.replicas(stage)]
         return pb.ListComponentsResponse(replicas=replicas, chains=self._chains())
+
+    def _listed(self, replica: Replica) -> pb.Replica:
+        record = self._backends.trials.record(replica.stage, replica.generation)
+        return pb.Replica(
+            kind=replica.stage,
+            address=replica.address,
+            health=replica.health,
+            detail=replica.detail,
+            description=replica.description,
+            standing=STANDINGS[replica.standing.word],
+            standing_reason=replica.standing.reason,
+            share=replica.share,
+            num_calls=record.num_calls,
+            num_failed=record.num_failed,
+            is_leaving=replica.is_leaving,
+        )
 
     def _chains(self) -> list[pb.Chain]:
         cards = ([c.card for c in self._backends.candidates(stage)] for stage in STAGES)

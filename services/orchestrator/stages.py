@@ -18,7 +18,7 @@ from services.orchestrator.backends import Backends
 from services.orchestrator.cache import Embeddings
 from services.orchestrator.hedging import hedged
 from services.orchestrator.replay import Mark, Replay
-from services.orchestrator.replica import Ongoing, Replica
+from services.orchestrator.replica import CORE_FAILED, Ongoing, Replica
 from services.orchestrator.routing import Candidate
 from services.orchestrator.tally import Tally
 from triptych import traces
@@ -192,18 +192,18 @@ class Stages:
         """
         num_turns = 1 if replica.stage == "encoder" else replica.load + 1
         self._backends.outliers.succeeded(replica.address, work.running_ms / num_units / num_turns)
-        self._tally.ended(served_by, work.queued_ms, work.running_ms)
+        self._tally.ended(served_by, work.queued_ms, work.running_ms, num_units)
 
     @contextmanager
     def _calling(self, replica: Replica) -> Iterator[tuple[Ongoing, traces.Span]]:
         """Around a call. The span is open for transport too, and the LLM's also while pictures are drawn."""
         span = traces.current().child(f"call {replica.stage}", "client", address=replica.address)
-        with span, self._tally.calling(replica.stage, replica.digest), replica.calling() as ongoing:
+        with span, self._tally.calling(replica.stage, replica.generation), replica.calling() as ongoing:
             span.set(replica=ongoing.served_by.replica_id, card=ongoing.served_by.digest)
             try:
                 yield ongoing, span
             except grpc.aio.AioRpcError as error:
-                if error.code() in BLAMED:
+                if error.code() in BLAMED and error.details() != CORE_FAILED:
                     self._backends.outliers.failed(replica.address)
                 raise
 

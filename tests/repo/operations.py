@@ -65,9 +65,10 @@ def _of_component(service: str) -> tuple[Described, ...]:
 def _of_orchestrator() -> tuple[Described, ...]:
     from services.orchestrator.__main__ import assemble
     from services.orchestrator.backends import Backends
+    from services.orchestrator.discovery.names import Names
 
     config, metrics = OrchestratorConfig(), Metrics("orchestrator")
-    _, embedder = assemble(config, Backends({}, 1000, 2**20), metrics)
+    _, embedder = assemble(config, Backends(Names({}), 1000, 2**20), metrics)
     embedder.close()
     return _with_server(config, metrics)
 

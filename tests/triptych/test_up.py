@@ -1,6 +1,5 @@
 """LocalSystem and `triptych up` with the real orchestrator process; the three components are small stand-ins."""
 
-import json
 import os
 import signal
 import socket
@@ -13,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.orchestrator.cards import decoder_card, encoder_card, llm_card, picture
+from tests.services.orchestrator.cards import decoder_card, encoder_card, picture
+from tests.triptych.stand_ins import install, write_checkpoint
 from triptych.card import write_card
 from triptych.client import Client
 from triptych.errors import CheckpointError, FailedPrecondition, InvalidArgument, TriptychError, Unavailable
@@ -22,53 +22,15 @@ from triptych.up import LocalSystem
 ROOT = Path(__file__).parents[2]
 TRIPTYCH = [sys.executable, "-c", "from triptych.cli import main; main()"]
 
-COMPONENT = """
-import argparse, asyncio, signal
-from pathlib import Path
-from tests.services.orchestrator.fakes import {fake}
-from triptych.card import read_card
-
-async def main(flags):
-    if (flags.checkpoint / "broken").exists():
-        raise SystemExit("encoder: probe 3 has cosine 0.5, below 0.999")
-    component = {fake}(read_card(flags.checkpoint))
-    component.port = flags.port
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    await component.start()
-    flags.address_file.write_text(component.address)
-    await stopped.wait()
-    await component.stop()
-    print("stopped in peace", flush=True)
-
-parser = argparse.ArgumentParser()
-for flag, kind in {{"checkpoint": Path, "port": int, "address-file": Path, "host": str}}.items():
-    parser.add_argument(f"--{{flag}}", type=kind)
-asyncio.run(main(parser.parse_known_args()[0]))
-"""
-
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkpoint"
-    for card in (encoder_card(), llm_card(), decoder_card()):
-        (folder / card.kind).mkdir(parents=True)
-        (folder / card.kind / "weights").write_text(card.kind)
-        write_card(folder / card.kind, card)
-    (folder / "system.json").write_text(json.dumps({"name": "tiny", "version": "1"}))
-    return folder
+    return write_checkpoint(tmp_path / "checkpoint")
 
 
 @pytest.fixture(autouse=True)
 def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m services.encoder` finds these first; the orchestrator stays the real one."""
-    package = tmp_path / "services"
-    for service in ("encoder", "llm", "decoder"):
-        (package / service).mkdir(parents=True)
-        (package / service / "__init__.py").touch()
-        (package / service / "__main__.py").write_text(COMPONENT.format(fake=f"Fake{service.capitalize()}"))
-    (package / "__init__.py").write_text(f"__path__ = [{str(package)!r}, {str(ROOT / 'services')!r}]")
-    monkeypatch.chdir(tmp_path)
+    install(tmp_path, monkeypatch)
 
 
 def test_serves_survives_a_crash_and_stops(checkpoint: Path, tmp_path: Path) -> None:
@@ -87,7 +49,7 @@ def test_serves_survives_a_crash_and_stops(checkpoint: Path, tmp_path: Path) -> 
             system.restart("orchestrator")
             assert system.address == address
             assert client.ask(picture(), "what?").text == "a red circle"
-        pids = [process.pid for process in system._processes.values()]
+        pids = [process.pid for process in system._crew.members.values()]
     assert len(pids) == 4
     assert not any(is_alive(pid) for pid in pids)
     assert (tmp_path / "logs" / "encoder.log").read_text() == "stopped in peace\n"
@@ -95,7 +57,7 @@ def test_serves_survives_a_crash_and_stops(checkpoint: Path, tmp_path: Path) -> 
 
 def test_death_is_reported_with_the_end_of_the_log(checkpoint: Path) -> None:
     with LocalSystem(checkpoint) as system:
-        os.kill(system._processes["decoder"].pid, signal.SIGKILL)
+        os.kill(system._crew.members["decoder"].pid, signal.SIGKILL)
         with pytest.raises(TriptychError, match="decoder was ended by SIGKILL"):
             system.wait()
 
@@ -106,7 +68,7 @@ def test_replica_that_may_not_run_ends_the_start(checkpoint: Path) -> None:
     system = LocalSystem(checkpoint)
     with pytest.raises(TriptychError, match="(?s)encoder ended with exit code 1.*probe 3 has cosine 0.5"):
         system.start()
-    assert system._processes == {}
+    assert system._crew.members == {}
 
 
 def test_components_that_do_not_fit_together(checkpoint: Path) -> None:

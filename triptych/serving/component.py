@@ -1,4 +1,8 @@
-"""A process that serves one component: its own service and Describe, ready once the golden probes have passed."""
+"""A process that serves one component: its own service and Describe, ready once the golden probes have passed.
+
+Health has two answers beside those for its services: "" is SERVING once the probes have passed, "chain" once an
+orchestrator has also found partners that it fits (and no fault in it). Kubernetes' readiness asks for "chain".
+"""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -9,7 +13,9 @@ from triptych.card import Card
 from triptych.serving import describe
 from triptych.serving.batching import Load
 from triptych.serving.config import ComponentConfig
+from triptych.serving.generation import generation_of
 from triptych.serving.metrics import Metrics
+from triptych.serving.orchestrators import Orchestrators
 from triptych.serving.server import GrpcServer, serve
 
 
@@ -59,8 +65,17 @@ class ComponentProcess:
         self._metrics = metrics
         metrics.show(card)
         self._probe_cosine = metrics.gauge("probe_cosine", "worst cosine over the golden probes; 0 before they ran")
+        self._orchestrators = Orchestrators()
         self._describe = describe.ComponentServicer(
-            card, lambda: engine.load, replica_id, backend, placement.device, placement.dtype
+            card,
+            lambda: engine.load,
+            replica_id,
+            backend,
+            placement.device,
+            placement.dtype,
+            share=config.share,
+            generation=generation_of(card, config),
+            orchestrators=self._orchestrators,
         )
 
     async def serve(self) -> int:
@@ -73,12 +88,18 @@ class ComponentProcess:
             on_stop=self._engine.stop,
             metrics=self._metrics,
             replica_id=self._replica_id,
+            orchestrators=self._orchestrators,
         )
 
     async def start(self) -> GrpcServer:
         """A ready server in this process. Whoever starts it drains it and stops the engine."""
         server = GrpcServer(
-            self._config, self._add_services, self._names, metrics=self._metrics, replica_id=self._replica_id
+            self._config,
+            self._add_services,
+            self._names,
+            metrics=self._metrics,
+            replica_id=self._replica_id,
+            orchestrators=self._orchestrators,
         )
         await server.start()
         await self._load()

@@ -104,6 +104,8 @@ class ComponentConfig(ServingConfig):
     checkpoint: Path = Field(description="the component's own folder, with its card.json")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     dtype: Literal["auto", "f32", "bf16"] = Field("auto", description="compute dtype; auto: bf16 on cuda, f32 on cpu")
+    share: float = Field(1, ge=0, le=1, description="of the requests, at most, while another generation serves too")
+    release: str = Field("", max_length=128, description="what else makes this build another one, as an image's tag")
 
 
 def _prefix(cls: type[ServingConfig]) -> str:

@@ -3,7 +3,7 @@
 import json
 import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -11,10 +11,17 @@ from triptych import strict_json
 from triptych.card import Card, Port
 from triptych.errors import CheckpointError
 from triptych.serving.batching import Load
+from triptych.serving.orchestrators import Orchestrators, Verdict
 from triptych.v1 import component_pb2 as pb
 from triptych.v1 import component_pb2_grpc
 
-SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ComponentService"].full_name
+IS_CHAINED: Final[dict[pb.Standing.ValueType, bool]] = {
+    pb.STANDING_CHAINED: True,
+    pb.STANDING_UNCHAINED: False,
+    pb.STANDING_TRIAL: False,
+    pb.STANDING_QUARANTINED: False,
+}
+SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["ComponentService"].full_name
 
 
 def new_replica_id() -> str:
@@ -54,7 +61,8 @@ def card_from_proto(message: pb.Card) -> Card:
 
 
 class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
-    """Answers Describe, also before the replica is ready; `probe_cosine` is set once the probes have run."""
+    """Answers Describe, also before the replica is ready; `probe_cosine` is set once the probes have run. What
+    orchestrators say when they ask goes to `orchestrators`."""
 
     def __init__(
         self,
@@ -65,10 +73,17 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         device: str,
         dtype: str,
         probe_cosine: float = 0.0,
+        *,
+        share: float = 1.0,
+        generation: str = "",
+        orchestrators: Orchestrators | None = None,
     ) -> None:
         self._card = card_to_proto(card)
         self._load_fn = load_fn
         self._facts = {"replica_id": replica_id, "backend": backend, "device": device, "dtype": dtype}
+        self._share = share
+        self._generation = generation or card.generation
+        self._orchestrators = orchestrators or Orchestrators()
         self.probe_cosine = probe_cosine
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -76,13 +91,23 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
         component_pb2_grpc.add_ComponentServiceServicer_to_server(self, server)
 
     async def Describe(self, request: pb.DescribeRequest, context: object) -> pb.DescribeResponse:
+        if request.HasField("verdict"):
+            await self._orchestrators.hear(_verdict_from_proto(request.verdict))
         load = self._load_fn()
         return pb.DescribeResponse(
             card=self._card,
             load=pb.Load(num_running=load.num_running, num_waiting=load.num_waiting, max_waiting=load.max_waiting),
             probe_cosine=self.probe_cosine,
+            share=self._share,
+            generation=self._generation,
+            is_draining=self._orchestrators.is_draining,
             **self._facts,
         )
+
+
+def _verdict_from_proto(verdict: pb.Verdict) -> Verdict:
+    is_chained = IS_CHAINED.get(verdict.standing)
+    return Verdict(verdict.orchestrator_id, is_chained, verdict.reason, verdict.num_pinned)
 
 
 def _port_to_proto(port: Port) -> pb.Port:

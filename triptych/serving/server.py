@@ -27,11 +27,13 @@ from triptych.serving.interceptors import (
     TraceInterceptor,
 )
 from triptych.serving.metrics import Metrics
+from triptych.serving.orchestrators import Orchestrators
 from triptych.serving.transport import TransportInterceptor
 from triptych.tls import server_credentials
 
 log = logging.getLogger(__name__)
 
+CHAIN: Final = "chain"  # health: ready, and an orchestrator has found partners for it
 FLUSH_S: Final = 0.1  # for the last bytes; health watchers never end by themselves
 CLEANUP_S: Final = 2.0  # what a handler gets for its `finally` clauses
 MAX_CONNECTION_AGE_S: Final = 3600  # with TLS: certificates are looked at again; running calls go on to their end
@@ -60,14 +62,19 @@ class GrpcServer:
         metrics: Metrics | None = None,
         replica_id: str = "",
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        orchestrators: Orchestrators | None = None,
     ) -> None:
-        """`interceptors` come last: what they raise is translated and counted like what a servicer raises."""
+        """`interceptors` come last: what they raise is translated and counted like what a servicer raises. What
+        `orchestrators` say becomes the health of CHAIN, and draining waits for the requests they still have."""
         self._config = config
         self._metrics = metrics or Metrics(config.service)
         self._metrics.gauge("calls_running", "calls under way", lambda: self._calls.num_running)
         self._calls = Calls()
         self._health = health.aio.HealthServicer()
         self._names = ("", *service_names)
+        self._orchestrators = orchestrators
+        if orchestrators is not None:
+            orchestrators.on_change = self._set_chained
         self._stopping = asyncio.Lock()
         self.address = ""
         self._server = grpc.aio.server(
@@ -92,6 +99,8 @@ class GrpcServer:
         """Listens and returns "host:port". Raises CannotListen when the gRPC or the metrics port is taken."""
         for name in self._names:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        if self._orchestrators is not None:
+            await self._set_chained(False)
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         try:
             port = self._add_port(f"{host}:{self._config.port}")
@@ -117,16 +126,22 @@ class GrpcServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def drain(self, timeout_s: float) -> None:
-        """Health turns NOT_SERVING, new calls are refused, running ones may finish in `timeout_s`. May be repeated."""
+        """Health turns NOT_SERVING, new calls are refused (once no orchestrator has a request left that may make one),
+        running ones may finish; all in `timeout_s`. May be repeated."""
         async with self._stopping:  # gRPC does not survive two stops at a time
             if self._calls.closed_because != "stopped":
                 await self._drain(timeout_s)
 
     async def _drain(self, timeout_s: float) -> None:
-        self._calls.closed_because = "draining"
+        ends_s = time.monotonic() + timeout_s
+        is_awaited = self._orchestrators is not None and not self._calls.closed_because and timeout_s > 0
+        self._calls.closed_because = "" if is_awaited else "draining"
         await self._health.enter_graceful_shutdown()
         log.info("draining", extra={"calls": self._calls.num_running, "timeout_s": timeout_s})
-        if not await self._calls.wait_idle(timeout_s):
+        if self._orchestrators is not None and is_awaited:
+            await self._orchestrators.wait_released(timeout_s)
+            self._calls.closed_because = "draining"
+        if not await self._calls.wait_idle(max(0.0, ends_s - time.monotonic())):
             log.warning("calls cut off", extra={"calls": self._calls.num_running})
             self._calls.cut_off()
             await self._calls.wait_idle(CLEANUP_S)
@@ -136,6 +151,10 @@ class GrpcServer:
         self._calls.closed_because = "stopped"
         if self._config.address_file is not None:
             self._config.address_file.unlink(missing_ok=True)
+
+    async def _set_chained(self, is_chained: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        await self._health.set(CHAIN, status.SERVING if is_chained else status.NOT_SERVING)
 
     def _add_port(self, address: str) -> int:
         files = self._config.tls
@@ -173,12 +192,19 @@ async def serve(
     metrics: Metrics | None = None,
     replica_id: str = "",
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    orchestrators: Orchestrators | None = None,
 ) -> int:
     """Serves until SIGTERM or SIGINT, drains, and returns the exit code: 0, 1 when `on_ready` (model load, probes)
     raised a TriptychError, 2 when a port is taken. `on_stop` runs last, in every case. A second signal kills.
     """
     server = GrpcServer(
-        config, add_services, service_names, metrics=metrics, replica_id=replica_id, interceptors=interceptors
+        config,
+        add_services,
+        service_names,
+        metrics=metrics,
+        replica_id=replica_id,
+        interceptors=interceptors,
+        orchestrators=orchestrators,
     )
     try:
         await server.start()

@@ -7,6 +7,7 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import sys
 import typing
@@ -18,15 +19,84 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _Standing:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _StandingEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Standing.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    STANDING_UNSPECIFIED: _Standing.ValueType  # 0
+    """nothing can be said yet: what was said before holds"""
+    STANDING_CHAINED: _Standing.ValueType  # 1
+    """takes part in a compatible chain"""
+    STANDING_UNCHAINED: _Standing.ValueType  # 2
+    """no partner that serves fits"""
+    STANDING_TRIAL: _Standing.ValueType  # 3
+    """as CHAINED, with part of the traffic, and watched: an older generation serves beside it"""
+    STANDING_QUARANTINED: _Standing.ValueType  # 4
+    """failed or was slow on trial: called only when nothing else serves"""
+
+class Standing(_Standing, metaclass=_StandingEnumTypeWrapper): ...
+
+STANDING_UNSPECIFIED: Standing.ValueType  # 0
+"""nothing can be said yet: what was said before holds"""
+STANDING_CHAINED: Standing.ValueType  # 1
+"""takes part in a compatible chain"""
+STANDING_UNCHAINED: Standing.ValueType  # 2
+"""no partner that serves fits"""
+STANDING_TRIAL: Standing.ValueType  # 3
+"""as CHAINED, with part of the traffic, and watched: an older generation serves beside it"""
+STANDING_QUARANTINED: Standing.ValueType  # 4
+"""failed or was slow on trial: called only when nothing else serves"""
+Global___Standing: typing_extensions.TypeAlias = Standing
+
 @typing.final
 class DescribeRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    VERDICT_FIELD_NUMBER: builtins.int
+    @property
+    def verdict(self) -> Global___Verdict:
+        """of the orchestrator that asks; nobody else sends one"""
+
     def __init__(
         self,
+        *,
+        verdict: Global___Verdict | None = ...,
     ) -> None: ...
+    def HasField(self, field_name: typing.Literal["verdict", b"verdict"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["verdict", b"verdict"]) -> None: ...
 
 Global___DescribeRequest: typing_extensions.TypeAlias = DescribeRequest
+
+@typing.final
+class Verdict(google.protobuf.message.Message):
+    """What an orchestrator makes of the replica that it asks."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORCHESTRATOR_ID_FIELD_NUMBER: builtins.int
+    STANDING_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    NUM_PINNED_FIELD_NUMBER: builtins.int
+    orchestrator_id: builtins.str
+    """unguessable per process start"""
+    standing: Global___Standing.ValueType
+    reason: builtins.str
+    """why it is not CHAINED"""
+    num_pinned: builtins.int
+    """requests of this orchestrator that may still call the replica"""
+    def __init__(
+        self,
+        *,
+        orchestrator_id: builtins.str = ...,
+        standing: Global___Standing.ValueType = ...,
+        reason: builtins.str = ...,
+        num_pinned: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["num_pinned", b"num_pinned", "orchestrator_id", b"orchestrator_id", "reason", b"reason", "standing", b"standing"]) -> None: ...
+
+Global___Verdict: typing_extensions.TypeAlias = Verdict
 
 @typing.final
 class DescribeResponse(google.protobuf.message.Message):
@@ -39,6 +109,9 @@ class DescribeResponse(google.protobuf.message.Message):
     DEVICE_FIELD_NUMBER: builtins.int
     DTYPE_FIELD_NUMBER: builtins.int
     PROBE_COSINE_FIELD_NUMBER: builtins.int
+    SHARE_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
+    IS_DRAINING_FIELD_NUMBER: builtins.int
     replica_id: builtins.str
     """unguessable per process start"""
     backend: builtins.str
@@ -49,6 +122,12 @@ class DescribeResponse(google.protobuf.message.Message):
     """compute dtype: "f32", "bf16" """
     probe_cosine: builtins.float
     """the worst cosine seen over the golden probes, by this backend on this device"""
+    share: builtins.float
+    """of the requests, at most, while another generation serves; 1: no limit"""
+    generation: builtins.str
+    """start of the card's digest, then what else tells builds apart: software, backend, settings"""
+    is_draining: builtins.bool
+    """finishes what it has, and what is pinned to it; takes nothing new"""
     @property
     def card(self) -> Global___Card: ...
     @property
@@ -63,9 +142,12 @@ class DescribeResponse(google.protobuf.message.Message):
         device: builtins.str = ...,
         dtype: builtins.str = ...,
         probe_cosine: builtins.float = ...,
+        share: builtins.float = ...,
+        generation: builtins.str = ...,
+        is_draining: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["card", b"card", "load", b"load"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["backend", b"backend", "card", b"card", "device", b"device", "dtype", b"dtype", "load", b"load", "probe_cosine", b"probe_cosine", "replica_id", b"replica_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backend", b"backend", "card", b"card", "device", b"device", "dtype", b"dtype", "generation", b"generation", "is_draining", b"is_draining", "load", b"load", "probe_cosine", b"probe_cosine", "replica_id", b"replica_id", "share", b"share"]) -> None: ...
 
 Global___DescribeResponse: typing_extensions.TypeAlias = DescribeResponse
 

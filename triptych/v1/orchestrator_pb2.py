@@ -26,53 +26,53 @@ from triptych.v1 import component_pb2 as triptych_dot_v1_dot_component__pb2
 from triptych.v1 import llm_pb2 as triptych_dot_v1_dot_llm__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etriptych/v1/orchestrator.proto\x12\x0btriptych.v1\x1a\x1btriptych/v1/component.proto\x1a\x15triptych/v1/llm.proto\"\xb8\x01\n\x0eRespondRequest\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.triptych.v1.Message\x12\x1f\n\x04task\x18\x02 \x01(\x0e\x32\x11.triptych.v1.Task\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.triptych.v1.SamplingParams\x12.\n\x0cimage_params\x18\x04 \x01(\x0b\x32\x18.triptych.v1.ImageParams\"R\n\x07Message\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.triptych.v1.Role\x12&\n\x08\x63ontents\x18\x02 \x03(\x0b\x32\x14.triptych.v1.Content\"5\n\x07\x43ontent\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"\xef\x01\n\x0bImageParams\x12\x11\n\x04seed\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12 \n\x13num_inference_steps\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x1d\n\x10preview_interval\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x17\n\nmax_images\x18\x05 \x01(\x05H\x04\x88\x01\x01\x42\x07\n\x05_seedB\x16\n\x14_num_inference_stepsB\x11\n\x0f_guidance_scaleB\x13\n\x11_preview_intervalB\r\n\x0b_max_images\"\xc3\x02\n\x0fRespondResponse\x12\x17\n\x0fsequence_number\x18\x01 \x01(\x03\x12(\n\x04text\x18\x02 \x01(\x0b\x32\x18.triptych.v1.RespondTextH\x00\x12\x32\n\rimage_started\x18\x03 \x01(\x0b\x32\x19.triptych.v1.ImageStartedH\x00\x12\x34\n\x0eimage_progress\x18\x04 \x01(\x0b\x32\x1a.triptych.v1.ImageProgressH\x00\x12\x32\n\rimage_preview\x18\x05 \x01(\x0b\x32\x19.triptych.v1.ImagePreviewH\x00\x12#\n\x05image\x18\x06 \x01(\x0b\x32\x12.triptych.v1.ImageH\x00\x12!\n\x04\x64one\x18\x07 \x01(\x0b\x32\x11.triptych.v1.DoneH\x00\x42\x07\n\x05\x65vent\"\x1b\n\x0bRespondText\x12\x0c\n\x04text\x18\x01 \x01(\t\"#\n\x0cImageStarted\x12\x13\n\x0bimage_index\x18\x01 \x01(\x05\"E\n\rImageProgress\x12\x13\n\x0bimage_index\x18\x01 \x01(\x05\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\x11\n\tnum_steps\x18\x03 \x01(\x05\"@\n\x0cImagePreview\x12\x13\n\x0bimage_index\x18\x01 \x01(\x05\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\x0c\n\x04step\x18\x03 \x01(\x05\"X\n\x05Image\x12\x13\n\x0bimage_index\x18\x01 \x01(\x05\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0e\n\x06height\x18\x04 \x01(\x05\x12\x0c\n\x04seed\x18\x05 \x01(\x03\"\xbd\x01\n\x04\x44one\x12\x15\n\rfinish_reason\x18\x01 \x01(\t\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.triptych.v1.Usage\x12+\n\x0bstage_times\x18\x03 \x03(\x0b\x32\x16.triptych.v1.StageTime\x12(\n\tserved_by\x18\x04 \x03(\x0b\x32\x15.triptych.v1.ServedBy\x12\x10\n\x08total_ms\x18\x05 \x01(\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"A\n\tStageTime\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x11\n\tqueued_ms\x18\x02 \x01(\x01\x12\x12\n\nrunning_ms\x18\x03 \x01(\x01\"[\n\x08ServedBy\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x12\n\nreplica_id\x18\x05 \x01(\t\"\x17\n\x15ListComponentsRequest\"d\n\x16ListComponentsResponse\x12&\n\x08replicas\x18\x01 \x03(\x0b\x32\x14.triptych.v1.Replica\x12\"\n\x06\x63hains\x18\x02 \x03(\x0b\x32\x12.triptych.v1.Chain\"\x91\x01\n\x07Replica\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12#\n\x06health\x18\x03 \x01(\x0e\x32\x13.triptych.v1.Health\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x32\n\x0b\x64\x65scription\x18\x05 \x01(\x0b\x32\x1d.triptych.v1.DescribeResponse\"o\n\x05\x43hain\x12\x16\n\x0e\x65ncoder_digest\x18\x01 \x01(\t\x12\x12\n\nllm_digest\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63oder_digest\x18\x03 \x01(\t\x12\x12\n\ncompatible\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t*b\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\r\n\tTASK_AUTO\x10\x01\x12\x13\n\x0fTASK_UNDERSTAND\x10\x02\x12\x11\n\rTASK_GENERATE\x10\x03\x12\r\n\tTASK_EDIT\x10\x04*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02*d\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_SERVING\x10\x01\x12\x16\n\x12HEALTH_NOT_SERVING\x10\x02\x12\x16\n\x12HEALTH_UNREACHABLE\x10\x03\x32\xb8\x01\n\x13OrchestratorService\x12\x46\n\x07Respond\x12\x1b.triptych.v1.RespondRequest\x1a\x1c.triptych.v1.RespondResponse0\x01\x12Y\n\x0eListComponents\x12\".triptych.v1.ListComponentsRequest\x1a#.triptych.v1.ListComponentsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etriptych/v1/orchestrator.proto\x12\x0btriptych.v1\x1a\x1btriptych/v1/component.proto\x1a\x15triptych/v1/llm.proto\"\xc7\x01\n\x0eRespondRequest\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.triptych.v1.Message\x12\x1f\n\x04task\x18\x02 \x01(\x0e\x32\x11.triptych.v1.Task\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.triptych.v1.SamplingParams\x12.\n\x0cimage_params\x18\x04 \x01(\x0b\x32\x18.triptych.v1.ImageParams\x12\r\n\x05\x63hain\x18\x05 \x03(\t\"R\n\x07Message\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.triptych.v1.Role\x12&\n\x08\x63ontents\x18\x02 \x03(\x0b\x32\x14.triptych.v1.Content\"5\n\x07\x43ontent\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"\xef\x01\n\x0bImageParams\x12\x11\n\x04seed\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12 \n\x13num_inference_steps\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x1d\n\x10preview_interval\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x17\n\nmax_images\x18\x05 \x01(\x05H\x04\x88\x01\x01\x42\x07\n\x05_seedB\x16\n\x14_num_inference_stepsB\x11\n\x0f_guidance_scaleB\x13\n\x11_preview_intervalB\r\n\x0b_max_images\"\xc3\x02\n\x0fRespondResponse\x12\x17\n\x0fsequence_number\x18\x01 \x01(\x03\x12(\n\x04text\x18\x02 \x01(\x0b\x32\x18.triptych.v1.RespondTextH\x00\x12\x32\n\rimage_started\x18\x03 \x01(\x0b\x32\x19.triptych.v1.ImageStartedH\x00\x12\x34\n\x0eimage_progress\x18\x04 \x01(\x0b\x32\x1a.triptych.v1.ImageProgressH\x00\x12\x32\n\rimage_preview\x18\x05 \x01(\x0b\x32\x19.triptych.v1.ImagePreviewH\x00\x12#\n\x05image\x18\x06 \x01(\x0b\x32\x12.triptych.v1.ImageH\x00\x12!\n\x04\x64one\x18\x07 \x01(\x0b\x32\x11.triptych.v1.DoneH\x00\x42\x07\n\x05\x65vent\"\x1b\n\x0bRespondText\x12\x0c\n\x04text\x18\x01 \x01(\t\"#\n\x0cImageStarted\x12\x13\n\x0bimage_index\x18\x01 \x01(\x05\"E\n\rImageProgress\x12\x13\n\x0bimage_index\x18\x01 \x01(\x05\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\x11\n\tnum_steps\x18\x03 \x01(\x05\"@\n\x0cImagePreview\x12\x13\n\x0bimage_index\x18\x01 \x01(\x05\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\x0c\n\x04step\x18\x03 \x01(\x05\"X\n\x05Image\x12\x13\n\x0bimage_index\x18\x01 \x01(\x05\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0e\n\x06height\x18\x04 \x01(\x05\x12\x0c\n\x04seed\x18\x05 \x01(\x03\"\xbd\x01\n\x04\x44one\x12\x15\n\rfinish_reason\x18\x01 \x01(\t\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.triptych.v1.Usage\x12+\n\x0bstage_times\x18\x03 \x03(\x0b\x32\x16.triptych.v1.StageTime\x12(\n\tserved_by\x18\x04 \x03(\x0b\x32\x15.triptych.v1.ServedBy\x12\x10\n\x08total_ms\x18\x05 \x01(\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"A\n\tStageTime\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x11\n\tqueued_ms\x18\x02 \x01(\x01\x12\x12\n\nrunning_ms\x18\x03 \x01(\x01\"o\n\x08ServedBy\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x12\n\nreplica_id\x18\x05 \x01(\t\x12\x12\n\ngeneration\x18\x06 \x01(\t\"\x17\n\x15ListComponentsRequest\"d\n\x16ListComponentsResponse\x12&\n\x08replicas\x18\x01 \x03(\x0b\x32\x14.triptych.v1.Replica\x12\"\n\x06\x63hains\x18\x02 \x03(\x0b\x32\x12.triptych.v1.Chain\"\x9d\x02\n\x07Replica\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12#\n\x06health\x18\x03 \x01(\x0e\x32\x13.triptych.v1.Health\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x32\n\x0b\x64\x65scription\x18\x05 \x01(\x0b\x32\x1d.triptych.v1.DescribeResponse\x12\'\n\x08standing\x18\x06 \x01(\x0e\x32\x15.triptych.v1.Standing\x12\x17\n\x0fstanding_reason\x18\x07 \x01(\t\x12\r\n\x05share\x18\x08 \x01(\x01\x12\x11\n\tnum_calls\x18\t \x01(\x03\x12\x12\n\nnum_failed\x18\n \x01(\x03\x12\x12\n\nis_leaving\x18\x0b \x01(\x08\"o\n\x05\x43hain\x12\x16\n\x0e\x65ncoder_digest\x18\x01 \x01(\t\x12\x12\n\nllm_digest\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63oder_digest\x18\x03 \x01(\t\x12\x12\n\ncompatible\x18\x04 \x01(\x08\x12\x0e\n\x06reason\x18\x05 \x01(\t*b\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\r\n\tTASK_AUTO\x10\x01\x12\x13\n\x0fTASK_UNDERSTAND\x10\x02\x12\x11\n\rTASK_GENERATE\x10\x03\x12\r\n\tTASK_EDIT\x10\x04*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02*y\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_SERVING\x10\x01\x12\x16\n\x12HEALTH_NOT_SERVING\x10\x02\x12\x16\n\x12HEALTH_UNREACHABLE\x10\x03\x12\x13\n\x0fHEALTH_DRAINING\x10\x04\x32\xb8\x01\n\x13OrchestratorService\x12\x46\n\x07Respond\x12\x1b.triptych.v1.RespondRequest\x1a\x1c.triptych.v1.RespondResponse0\x01\x12Y\n\x0eListComponents\x12\".triptych.v1.ListComponentsRequest\x1a#.triptych.v1.ListComponentsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.v1.orchestrator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASK']._serialized_start=2026
-  _globals['_TASK']._serialized_end=2124
-  _globals['_ROLE']._serialized_start=2126
-  _globals['_ROLE']._serialized_end=2189
-  _globals['_HEALTH']._serialized_start=2191
-  _globals['_HEALTH']._serialized_end=2291
+  _globals['_TASK']._serialized_start=2201
+  _globals['_TASK']._serialized_end=2299
+  _globals['_ROLE']._serialized_start=2301
+  _globals['_ROLE']._serialized_end=2364
+  _globals['_HEALTH']._serialized_start=2366
+  _globals['_HEALTH']._serialized_end=2487
   _globals['_RESPONDREQUEST']._serialized_start=100
-  _globals['_RESPONDREQUEST']._serialized_end=284
-  _globals['_MESSAGE']._serialized_start=286
-  _globals['_MESSAGE']._serialized_end=368
-  _globals['_CONTENT']._serialized_start=370
-  _globals['_CONTENT']._serialized_end=423
-  _globals['_IMAGEPARAMS']._serialized_start=426
-  _globals['_IMAGEPARAMS']._serialized_end=665
-  _globals['_RESPONDRESPONSE']._serialized_start=668
-  _globals['_RESPONDRESPONSE']._serialized_end=991
-  _globals['_RESPONDTEXT']._serialized_start=993
-  _globals['_RESPONDTEXT']._serialized_end=1020
-  _globals['_IMAGESTARTED']._serialized_start=1022
-  _globals['_IMAGESTARTED']._serialized_end=1057
-  _globals['_IMAGEPROGRESS']._serialized_start=1059
-  _globals['_IMAGEPROGRESS']._serialized_end=1128
-  _globals['_IMAGEPREVIEW']._serialized_start=1130
-  _globals['_IMAGEPREVIEW']._serialized_end=1194
-  _globals['_IMAGE']._serialized_start=1196
-  _globals['_IMAGE']._serialized_end=1284
-  _globals['_DONE']._serialized_start=1287
-  _globals['_DONE']._serialized_end=1476
-  _globals['_STAGETIME']._serialized_start=1478
-  _globals['_STAGETIME']._serialized_end=1543
-  _globals['_SERVEDBY']._serialized_start=1545
-  _globals['_SERVEDBY']._serialized_end=1636
-  _globals['_LISTCOMPONENTSREQUEST']._serialized_start=1638
-  _globals['_LISTCOMPONENTSREQUEST']._serialized_end=1661
-  _globals['_LISTCOMPONENTSRESPONSE']._serialized_start=1663
-  _globals['_LISTCOMPONENTSRESPONSE']._serialized_end=1763
-  _globals['_REPLICA']._serialized_start=1766
-  _globals['_REPLICA']._serialized_end=1911
-  _globals['_CHAIN']._serialized_start=1913
-  _globals['_CHAIN']._serialized_end=2024
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=2294
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=2478
+  _globals['_RESPONDREQUEST']._serialized_end=299
+  _globals['_MESSAGE']._serialized_start=301
+  _globals['_MESSAGE']._serialized_end=383
+  _globals['_CONTENT']._serialized_start=385
+  _globals['_CONTENT']._serialized_end=438
+  _globals['_IMAGEPARAMS']._serialized_start=441
+  _globals['_IMAGEPARAMS']._serialized_end=680
+  _globals['_RESPONDRESPONSE']._serialized_start=683
+  _globals['_RESPONDRESPONSE']._serialized_end=1006
+  _globals['_RESPONDTEXT']._serialized_start=1008
+  _globals['_RESPONDTEXT']._serialized_end=1035
+  _globals['_IMAGESTARTED']._serialized_start=1037
+  _globals['_IMAGESTARTED']._serialized_end=1072
+  _globals['_IMAGEPROGRESS']._serialized_start=1074
+  _globals['_IMAGEPROGRESS']._serialized_end=1143
+  _globals['_IMAGEPREVIEW']._serialized_start=1145
+  _globals['_IMAGEPREVIEW']._serialized_end=1209
+  _globals['_IMAGE']._serialized_start=1211
+  _globals['_IMAGE']._serialized_end=1299
+  _globals['_DONE']._serialized_start=1302
+  _globals['_DONE']._serialized_end=1491
+  _globals['_STAGETIME']._serialized_start=1493
+  _globals['_STAGETIME']._serialized_end=1558
+  _globals['_SERVEDBY']._serialized_start=1560
+  _globals['_SERVEDBY']._serialized_end=1671
+  _globals['_LISTCOMPONENTSREQUEST']._serialized_start=1673
+  _globals['_LISTCOMPONENTSREQUEST']._serialized_end=1696
+  _globals['_LISTCOMPONENTSRESPONSE']._serialized_start=1698
+  _globals['_LISTCOMPONENTSRESPONSE']._serialized_end=1798
+  _globals['_REPLICA']._serialized_start=1801
+  _globals['_REPLICA']._serialized_end=2086
+  _globals['_CHAIN']._serialized_start=2088
+  _globals['_CHAIN']._serialized_end=2199
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=2490
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=2674
 # @@protoc_insertion_point(module_scope)

@@ -72,16 +72,20 @@ class _HealthEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     HEALTH_UNSPECIFIED: _Health.ValueType  # 0
     HEALTH_SERVING: _Health.ValueType  # 1
     HEALTH_NOT_SERVING: _Health.ValueType  # 2
-    """answers, but its probes have not passed or it is draining"""
+    """answers, but its probes have not passed"""
     HEALTH_UNREACHABLE: _Health.ValueType  # 3
+    HEALTH_DRAINING: _Health.ValueType  # 4
+    """finishes what it has; nothing new goes there"""
 
 class Health(_Health, metaclass=_HealthEnumTypeWrapper): ...
 
 HEALTH_UNSPECIFIED: Health.ValueType  # 0
 HEALTH_SERVING: Health.ValueType  # 1
 HEALTH_NOT_SERVING: Health.ValueType  # 2
-"""answers, but its probes have not passed or it is draining"""
+"""answers, but its probes have not passed"""
 HEALTH_UNREACHABLE: Health.ValueType  # 3
+HEALTH_DRAINING: Health.ValueType  # 4
+"""finishes what it has; nothing new goes there"""
 Global___Health: typing_extensions.TypeAlias = Health
 
 @typing.final
@@ -92,6 +96,7 @@ class RespondRequest(google.protobuf.message.Message):
     TASK_FIELD_NUMBER: builtins.int
     SAMPLING_FIELD_NUMBER: builtins.int
     IMAGE_PARAMS_FIELD_NUMBER: builtins.int
+    CHAIN_FIELD_NUMBER: builtins.int
     task: Global___Task.ValueType
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Message]:
@@ -101,6 +106,10 @@ class RespondRequest(google.protobuf.message.Message):
     def sampling(self) -> triptych.v1.llm_pb2.SamplingParams: ...
     @property
     def image_params(self) -> Global___ImageParams: ...
+    @property
+    def chain(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """digests of the cards that served the last turn (Done.served_by): kept where they still serve"""
+
     def __init__(
         self,
         *,
@@ -108,9 +117,10 @@ class RespondRequest(google.protobuf.message.Message):
         task: Global___Task.ValueType = ...,
         sampling: triptych.v1.llm_pb2.SamplingParams | None = ...,
         image_params: Global___ImageParams | None = ...,
+        chain: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["image_params", b"image_params", "sampling", b"sampling"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["image_params", b"image_params", "messages", b"messages", "sampling", b"sampling", "task", b"task"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chain", b"chain", "image_params", b"image_params", "messages", b"messages", "sampling", b"sampling", "task", b"task"]) -> None: ...
 
 Global___RespondRequest: typing_extensions.TypeAlias = RespondRequest
 
@@ -408,11 +418,13 @@ class ServedBy(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     DIGEST_FIELD_NUMBER: builtins.int
     REPLICA_ID_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
     kind: builtins.str
     name: builtins.str
     version: builtins.str
     digest: builtins.str
     replica_id: builtins.str
+    generation: builtins.str
     def __init__(
         self,
         *,
@@ -421,8 +433,9 @@ class ServedBy(google.protobuf.message.Message):
         version: builtins.str = ...,
         digest: builtins.str = ...,
         replica_id: builtins.str = ...,
+        generation: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["digest", b"digest", "kind", b"kind", "name", b"name", "replica_id", b"replica_id", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "generation", b"generation", "kind", b"kind", "name", b"name", "replica_id", b"replica_id", "version", b"version"]) -> None: ...
 
 Global___ServedBy: typing_extensions.TypeAlias = ServedBy
 
@@ -465,11 +478,27 @@ class Replica(google.protobuf.message.Message):
     HEALTH_FIELD_NUMBER: builtins.int
     DETAIL_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
+    STANDING_FIELD_NUMBER: builtins.int
+    STANDING_REASON_FIELD_NUMBER: builtins.int
+    SHARE_FIELD_NUMBER: builtins.int
+    NUM_CALLS_FIELD_NUMBER: builtins.int
+    NUM_FAILED_FIELD_NUMBER: builtins.int
+    IS_LEAVING_FIELD_NUMBER: builtins.int
     kind: builtins.str
     address: builtins.str
     health: Global___Health.ValueType
     detail: builtins.str
     """why it is not serving"""
+    standing: triptych.v1.component_pb2.Standing.ValueType
+    standing_reason: builtins.str
+    share: builtins.float
+    """of the requests that it gets now, at most"""
+    num_calls: builtins.int
+    """of this orchestrator to its generation, ended"""
+    num_failed: builtins.int
+    """of these, by its own fault"""
+    is_leaving: builtins.bool
+    """no longer among the addresses: gone once idle"""
     @property
     def description(self) -> triptych.v1.component_pb2.DescribeResponse:
         """absent while unreachable"""
@@ -482,9 +511,15 @@ class Replica(google.protobuf.message.Message):
         health: Global___Health.ValueType = ...,
         detail: builtins.str = ...,
         description: triptych.v1.component_pb2.DescribeResponse | None = ...,
+        standing: triptych.v1.component_pb2.Standing.ValueType = ...,
+        standing_reason: builtins.str = ...,
+        share: builtins.float = ...,
+        num_calls: builtins.int = ...,
+        num_failed: builtins.int = ...,
+        is_leaving: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["description", b"description"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "description", b"description", "detail", b"detail", "health", b"health", "kind", b"kind"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "description", b"description", "detail", b"detail", "health", b"health", "is_leaving", b"is_leaving", "kind", b"kind", "num_calls", b"num_calls", "num_failed", b"num_failed", "share", b"share", "standing", b"standing", "standing_reason", b"standing_reason"]) -> None: ...
 
 Global___Replica: typing_extensions.TypeAlias = Replica
 

@@ -19,6 +19,7 @@ from triptych.serving.batching import Load
 from triptych.serving.describe import ComponentServicer, new_replica_id
 from triptych.tensors import TensorAssembler, to_messages
 from triptych.v1 import (
+    component_pb2,
     component_pb2_grpc,
     decoder_pb2,
     decoder_pb2_grpc,
@@ -30,15 +31,19 @@ from triptych.v1 import (
 )
 
 
-class _Described(ComponentServicer):
-    """Answers nothing while its component hangs, or has no time for polls."""
+class Described(ComponentServicer):
+    """Keeps what it hears, by its digest. Answers nothing while its component hangs, or has no time for polls."""
 
-    component: "FakeComponent"
+    def __init__(self, component: "FakeComponent", card: Card, *args: Any) -> None:
+        super().__init__(card, *args)
+        self._of = component
+        self._digest = card.digest
 
-    async def Describe(self, request: Any, context: Any) -> Any:
-        await self.component.awake.wait()
-        if self.component.ignores_polls:
+    async def Describe(self, request: component_pb2.DescribeRequest, context: object) -> component_pb2.DescribeResponse:
+        await self._of.awake.wait()
+        if self._of.ignores_polls:
             await asyncio.Event().wait()
+        self._of.heard[self._digest] = request.verdict
         return await super().Describe(request, context)
 
 
@@ -57,6 +62,7 @@ class FakeComponent(ABC):
         self.errors: list[tuple[grpc.StatusCode, str]] = []
         self.retry_after_ms = 0  # sent with errors
         self.request_ids: list[str] = []
+        self.heard: dict[str, component_pb2.Verdict] = {}
         self.traceparents: list[str] = []
         self.health = health.aio.HealthServicer()
         self.awake = asyncio.Event()
@@ -70,10 +76,9 @@ class FakeComponent(ABC):
 
     async def start(self) -> None:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        described = _Described(
-            self.card, lambda: Load(self.num_running, 0, 8), new_replica_id(), "fake", "cpu", "f32", 1.0
+        described = Described(
+            self, self.card, lambda: Load(self.num_running, 0, 8), new_replica_id(), "fake", "cpu", "f32", 1.0
         )
-        described.component = self
         component_pb2_grpc.add_ComponentServiceServicer_to_server(described, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         self.register(server)
@@ -99,6 +104,12 @@ class FakeComponent(ABC):
     @abstractmethod
     def register(self, server: grpc.aio.Server) -> None: ...
 
+    async def fail(self, context: Any) -> None:
+        """Once the request is read, as real ones do."""
+        if self.errors:
+            hint = (("retry-after-ms", str(self.retry_after_ms)),) if self.retry_after_ms else ()
+            await context.abort(*self.errors.pop(0), hint)
+
     @asynccontextmanager
     async def call(self, context: Any) -> AsyncIterator[None]:
         self.num_calls += 1
@@ -108,9 +119,6 @@ class FakeComponent(ABC):
         self.traceparents += [value for key, value in metadata.items() if key == "traceparent"]
         self.reached.set()
         try:
-            if self.errors:
-                hint = (("retry-after-ms", str(self.retry_after_ms)),) if self.retry_after_ms else ()
-                await context.abort(*self.errors.pop(0), hint)
             if self.hold is not None:
                 await self.hold.wait()
             await self.awake.wait()
@@ -135,6 +143,7 @@ class FakeEncoder(FakeComponent, encoder_pb2_grpc.EncoderServiceServicer):
 
     async def Encode(self, request: Any, context: Any) -> AsyncIterator[encoder_pb2.EncodeResponse]:
         async with self.call(context):
+            await self.fail(context)
             self.images += request.images
             for index, data in enumerate(request.images):
                 mean = float(np.asarray(Image.open(io.BytesIO(data))).mean())
@@ -171,13 +180,11 @@ class FakeLlm(FakeComponent, llm_pb2_grpc.LlmServiceServicer):
     async def Generate(self, requests: Any, context: Any) -> AsyncIterator[llm_pb2.GenerateResponse]:
         async with self.call(context):
             prompt = (await anext(requests)).prompt
+            headers = [segment.embeddings for segment in prompt.segments if segment.HasField("embeddings")]
+            embeddings = [await read(header, requests) for header in headers]
+            await self.fail(context)
             self.prompts.append(prompt)
-            for segment in prompt.segments:
-                if segment.HasField("embeddings"):
-                    assembler = TensorAssembler(segment.embeddings, 2**30)
-                    while not assembler.complete:
-                        assembler.add((await anext(requests)).chunk)
-                    self.embeddings.append(assembler.array())
+            self.embeddings += embeddings
             waiting = asyncio.ensure_future(anext(requests, None))
             await asyncio.sleep(0.01)
             self.half_closed |= waiting.done()
@@ -226,12 +233,11 @@ class FakeDecoder(FakeComponent, decoder_pb2_grpc.DecoderServiceServicer):
     async def Decode(self, requests: Any, context: Any) -> AsyncIterator[decoder_pb2.DecodeResponse]:
         async with self.call(context):
             start = (await anext(requests)).start
+            headers = (start.conditioning.hidden_states, start.conditioning.embeddings)
+            arrays = [await read(header, requests) for header in headers]
+            await self.fail(context)
             self.starts.append(start)
-            for header in (start.conditioning.hidden_states, start.conditioning.embeddings):
-                assembler = TensorAssembler(header, 2**30)
-                while not assembler.complete:
-                    assembler.add((await anext(requests)).chunk)
-                self.arrays.append(assembler.array())
+            self.arrays += arrays
             steps = start.params.num_inference_steps or 2
             for step in range(1, steps + 1):
                 if step == self.dies_after + 1 > 1:
@@ -247,6 +253,13 @@ class FakeDecoder(FakeComponent, decoder_pb2_grpc.DecoderServiceServicer):
                 image=data.getvalue(), width=8, height=8, seed=start.params.seed, queued_ms=5, running_ms=6
             )
             yield decoder_pb2.DecodeResponse(image=image)
+
+
+async def read(header: Any, requests: Any) -> np.ndarray:
+    assembler = TensorAssembler(header, 2**30)
+    while not assembler.complete:
+        assembler.add((await anext(requests)).chunk)
+    return assembler.array()
 
 
 def kinds(responses: list[orchestrator_pb2.RespondResponse]) -> list[str]:

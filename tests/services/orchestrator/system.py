@@ -12,6 +12,7 @@ from services.orchestrator.authentication import authentication
 from services.orchestrator.backends import Backends
 from services.orchestrator.budget import RetryBudget
 from services.orchestrator.config import OrchestratorConfig
+from services.orchestrator.discovery.choice import choose_discovery
 from services.orchestrator.servicer import SERVICE_NAME
 from tests.services.orchestrator.cards import message
 from tests.services.orchestrator.fakes import FakeComponent, FakeDecoder, FakeEncoder, FakeLlm
@@ -57,9 +58,10 @@ class System:
             **self.settings,
         )
         self.backends = Backends(
-            config.addresses,
+            choose_discovery(config),
             config.poll_interval_ms,
             config.max_message_bytes,
+            rules=config.trial_rules,
             silence_ms=config.silence_ms,
             silence_alone_ms=config.silence_alone_ms,
             budget=RetryBudget(config.retry_ratio, config.retry_burst),

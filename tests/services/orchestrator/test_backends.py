@@ -8,7 +8,7 @@ import pytest
 from services.orchestrator.attempts import MAX_ATTEMPTS
 from services.orchestrator.backends import Backends
 from services.orchestrator.config import OrchestratorConfig
-from services.orchestrator.resolve import resolve
+from services.orchestrator.discovery.names import Names, resolve
 from tests.services.orchestrator.cards import encoder_card, llm_card, picture
 from tests.services.orchestrator.fakes import FakeDecoder, FakeEncoder, FakeLlm, until
 from tests.services.orchestrator.system import System
@@ -122,9 +122,17 @@ async def test_sequential_requests_take_turns(system: System) -> None:
     assert [llm.num_calls for llm in system.llms] == [2, 2]
 
 
-async def test_retry_keeps_to_the_same_card(system: System) -> None:
-    """Another generation could not be told apart by the user, but its picture would be another one."""
+async def test_another_generation_takes_over_where_nothing_was_shown(system: System) -> None:
     system.encoders = [FakeEncoder(), FakeEncoder(encoder_card(digest="sha256:e9e9"))]
+    system.encoders[0].errors = [(grpc.StatusCode.UNAVAILABLE, "Socket closed")] * 9
+    await system.start()
+    responses = await system.respond(system.request("what?", picture(), task="UNDERSTAND"))
+    assert [s.digest for s in responses[-1].done.served_by if s.kind == "encoder"] == ["sha256:e9e9"]
+    assert system.encoders[1].num_calls == 1
+
+
+async def test_only_one_that_fits_takes_over(system: System) -> None:
+    system.encoders = [FakeEncoder(), FakeEncoder(encoder_card("in@2", digest="sha256:e9e9"))]
     system.encoders[0].errors = [(grpc.StatusCode.UNAVAILABLE, "Socket closed")] * 9
     await system.start()
     error = await system.refused(system.request("what?", picture(), task="UNDERSTAND"))
@@ -159,16 +167,16 @@ async def test_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch
     async def resolved(address: str) -> list[str]:
         return [f"{ip}:50051" for ip in found]
 
-    monkeypatch.setattr("services.orchestrator.backends.resolve", resolved)
-    backends = Backends({"llm": ["llm:50051"]}, 10, 2**20)
-    await backends._resolve()
+    monkeypatch.setattr("services.orchestrator.discovery.names.resolve", resolved)
+    backends = Backends(Names({"llm": ["llm:50051"]}), 10, 2**20)
+    await backends._find()
     assert [r.address for r in backends.replicas("llm")] == ["10.0.0.2:50051", "10.0.0.1:50051"]
     found[:] = ["10.0.0.1", "10.0.0.3"]
     backends.replicas("llm")[0].description = component_pb2.DescribeResponse()
     with backends.replicas("llm")[0].calling():
-        await backends._resolve()
+        await backends._find()
         assert len(backends.replicas("llm")) == 3, "a busy one is kept"
-    await backends._resolve()
+    await backends._find()
     assert [r.address for r in backends.replicas("llm")] == ["10.0.0.1:50051", "10.0.0.3:50051"]
     await backends.stop()
 
@@ -198,7 +206,7 @@ async def test_backends_call_with_tls_and_by_name(tmp_path: Path) -> None:
     for folder in (named, other):
         server = GrpcServer(OrchestratorConfig(tls_dir=folder), lambda _: None, [])
         port = (await server.start()).rpartition(":")[2]
-        backends = Backends({"llm": [f"localhost:{port}"]}, 10_000, 2**20, TlsFiles.in_folder(mine))
+        backends = Backends(Names({"llm": [f"localhost:{port}"]}), 10_000, 2**20, TlsFiles.in_folder(mine))
         await backends.start()
         (replica,) = backends.replicas("llm")
         health[folder.name] = replica.detail

@@ -5,6 +5,7 @@ import asyncio
 import grpc
 import grpc.aio
 
+from services.orchestrator.replica import CORE_FAILED
 from tests.services.orchestrator.cards import picture
 from tests.services.orchestrator.fakes import FakeComponent, FakeDecoder, FakeEncoder, FakeLlm, kinds
 from tests.services.orchestrator.system import System
@@ -44,6 +45,14 @@ async def test_finished_stages_are_kept_while_queues_are_full(system: System) ->
     responses = await system.respond(system.request("draw", task="GENERATE"))
     assert kinds(responses).count("image") == 1
     assert system.llm.num_calls == 1
+
+
+async def test_what_grpc_loses_is_tried_again(system: System) -> None:
+    system.decoders[0].errors = [(grpc.StatusCode.INTERNAL, CORE_FAILED)]
+    await system.start()
+    responses = await system.respond(system.request("draw", task="GENERATE"))
+    assert kinds(responses).count("image") == 1
+    assert (system.llm.num_calls, system.decoders[0].num_calls) == (1, 2)
 
 
 async def test_request_too_large_for_the_machine_is_not_tried_elsewhere(system: System) -> None:

@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 
+from services.orchestrator.chooser import draw_of
 from services.orchestrator.facts import DecoderFacts, LlmFacts, check_card
-from services.orchestrator.routing import Candidate, choose, verdicts
+from services.orchestrator.routing import Candidate, Leaning, choose, verdicts
 from tests.services.orchestrator.cards import decoder_card, encoder_card, llm_card
 from triptych.card import Card, Port
 from triptych.errors import CheckpointError, FailedPrecondition, Unavailable, Unimplemented
@@ -156,3 +157,54 @@ def test_facts() -> None:
     assert LlmFacts.of(llm_card()).max_model_len == 512
     assert DecoderFacts.of(decoder_card()).max_num_inference_steps == 100
     check_card(replace(llm_card(handover="none")), "llm")
+
+
+def generations(kind_card: Card, share: float, *, new: Card | None = None) -> list[Candidate]:
+    """An old one, idle, and a new one with its share, idle too."""
+    newer = new or replace(kind_card, digest=kind_card.digest + "2")
+    return [Candidate("old", kind_card, generation="old"), Candidate("new", newer, generation="new", share=share)]
+
+
+@pytest.mark.parametrize(("draw", "address"), [(0.0, "new"), (0.29, "new"), (0.3, "old"), (0.99, "old")])
+def test_a_share_of_the_requests_and_no_more(draw: float, address: str) -> None:
+    decoders = generations(decoder_card(), 0.3)
+    route = choose(ENCODERS, LLMS, decoders, pictures=False, task="generate", leaning=Leaning(draw))
+    assert route.decoder.address == address
+
+
+def test_beyond_its_share_only_when_nobody_else_could() -> None:
+    only = [Candidate("new", decoder_card(), share=0.0)]
+    assert choose([], LLMS, only, pictures=False, task="generate", leaning=Leaning(0.5)).decoder.address == "new"
+
+
+@pytest.mark.parametrize(("draw", "address"), [(0.1, "new"), (0.5, "old")])
+def test_a_new_pair_gets_its_share_as_a_pair(draw: float, address: str) -> None:
+    encoders = generations(encoder_card(), 0.3, new=encoder_card("in@2", digest="sha256:e2"))
+    llms = generations(llm_card(), 0.3, new=llm_card("in@2", digest="sha256:12"))
+    route = choose(encoders, llms, DECODERS, pictures=True, task="edit", leaning=Leaning(draw))
+    assert (route.encoder.address, route.llm.address) == (address, address)
+
+
+@pytest.mark.parametrize("draw", [0.0, 0.5])
+def test_a_conversation_stays_where_it_was(draw: float) -> None:
+    decoders = generations(decoder_card(), 0.3)
+    for candidate in decoders:
+        leaning = Leaning(draw, frozenset({LLMS[0].card.digest, candidate.card.digest}))
+        assert choose([], LLMS, decoders, pictures=False, task="generate", leaning=leaning).decoder == candidate
+
+
+def test_a_conversation_does_not_stay_with_one_in_quarantine() -> None:
+    decoders = generations(decoder_card(), 0.0)
+    leaning = Leaning(0.5, frozenset({decoders[1].card.digest}))
+    assert choose([], LLMS, decoders, pictures=False, task="generate", leaning=leaning).decoder.address == "old"
+
+
+def test_a_conversation_whose_chain_is_gone_goes_on_with_another() -> None:
+    leaning = Leaning(0.5, frozenset({"sha256:gone"}))
+    assert choose([], LLMS, DECODERS, pictures=False, task="generate", leaning=leaning).decoder == DECODERS[0]
+
+
+def test_lots_are_spread_evenly() -> None:
+    draws = [draw_of(f"request-{number}") for number in range(2000)]
+    assert 0.27 < sum(draw < 0.3 for draw in draws) / len(draws) < 0.33
+    assert draw_of("a") == draw_of("a") != draw_of("b")
