@@ -5,6 +5,7 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -37,9 +38,7 @@ class Described(ComponentServicer):
         super().__init__(card, *args)
         self._own = heard, card.digest
 
-    async def Describe(
-        self, request: component_pb2.DescribeRequest, context: object
-    ) -> component_pb2.DescribeResponse:
+    async def Describe(self, request: component_pb2.DescribeRequest, context: object) -> component_pb2.DescribeResponse:
         heard, digest = self._own
         heard[digest] = request.verdict
         return await super().Describe(request, context)
@@ -70,8 +69,7 @@ class FakeComponent(ABC):
     async def start(self) -> None:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         described = Described(
-            self.heard,
-            self.card, lambda: Load(self.num_running, 0, 8), new_replica_id(), "fake", "cpu", "f32", 1.0
+            self.heard, self.card, lambda: Load(self.num_running, 0, 8), new_replica_id(), "fake", "cpu", "f32", 1.0
         )
         component_pb2_grpc.add_ComponentServiceServicer_to_server(described, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
@@ -157,6 +155,7 @@ class FakeLlm(FakeComponent, llm_pb2_grpc.LlmServiceServicer):
     def __init__(self, card: Card | None = None) -> None:
         super().__init__(card or llm_card())
         self.prompts: list[llm_pb2.Prompt] = []
+        self.prompt: ContextVar[llm_pb2.Prompt] = ContextVar("prompt")  # of the call that asks
         self.embeddings: list[np.ndarray] = []
         self.script: Script = FakeLlm.by_policy
         self.img_width = HIDDEN_SIZE
@@ -169,6 +168,7 @@ class FakeLlm(FakeComponent, llm_pb2_grpc.LlmServiceServicer):
         async with self.call(context):
             prompt = (await anext(requests)).prompt
             self.prompts.append(prompt)
+            self.prompt.set(prompt)
             for segment in prompt.segments:
                 if segment.HasField("embeddings"):
                     assembler = TensorAssembler(segment.embeddings, 2**30)
@@ -185,7 +185,7 @@ class FakeLlm(FakeComponent, llm_pb2_grpc.LlmServiceServicer):
             yield llm_pb2.GenerateResponse(finish=llm_pb2.Finish(reason="stop", usage=usage, queued_ms=3, running_ms=4))
 
     async def by_policy(self) -> AsyncIterator[llm_pb2.GenerateResponse]:
-        policy = self.prompts[-1].image_policy
+        policy = self.prompt.get().image_policy
         if policy != llm_pb2.IMAGE_POLICY_FORCE:
             yield text("a red ")
             yield text("circle")
