@@ -42,7 +42,7 @@ def image(tmp_path: Path) -> str:
 def test_every_command_and_option_has_help() -> None:
     group = typer.main.get_command(app)
     talk = {"ask", "draw", "edit", "chat", "status", "health", "keys"}
-    work = {"up", "import", "export", "evaluate", "train"}
+    work = {"up", "upgrade", "import", "export", "evaluate", "train"}
     assert set(group.commands) == talk | work
     inner = [*group.commands["import"].commands.values(), *group.commands["keys"].commands.values()]
     for command in (group, *group.commands.values(), *inner):
