@@ -62,6 +62,7 @@ class Backends:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._discovery.stop()
+        await asyncio.gather(*(replica.say_goodbye(self._id) for replica in self._replicas.values()))
         await asyncio.gather(*(replica.close() for replica in self._replicas.values()))
 
     def replicas(self, stage: str) -> list[Replica]:
@@ -113,7 +114,9 @@ class Backends:
         watcher.cancel()
         with suppress(asyncio.CancelledError):
             await watcher
-        await self._replicas.pop(key).close()
+        replica = self._replicas.pop(key)
+        await replica.say_goodbye(self._id)
+        await replica.close()
         self._judge()
 
     def _judge(self) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -36,6 +36,7 @@ STANDINGS: Final[dict[Word, component_pb2.Standing.ValueType]] = {
     "quarantined": component_pb2.STANDING_QUARANTINED,
 }
 POLL_TIMEOUT_S: Final = 5.0
+GOODBYE_TIMEOUT_S: Final = 0.5
 
 
 class Replica:
@@ -97,6 +98,14 @@ class Replica:
         self.description = described
         self._judge(described, checked.status == health_pb2.HealthCheckResponse.SERVING)
 
+    async def say_goodbye(self, orchestrator_id: str) -> None:
+        """So that it need not wait for us when it drains. Never raises."""
+        verdict = component_pb2.Verdict(orchestrator_id=orchestrator_id, is_last=True)
+        with suppress(grpc.aio.AioRpcError):
+            await component_pb2_grpc.ComponentServiceStub(self.channel).Describe(
+                component_pb2.DescribeRequest(verdict=verdict), timeout=GOODBYE_TIMEOUT_S
+            )
+
     def mark_unreachable(self, detail: str) -> None:
         self.health, self.detail, self.card, self.description = pb.HEALTH_UNREACHABLE, detail, None, None
         self.standing = Standing()
@@ -115,8 +124,9 @@ class Replica:
         """Of the requests, at most, while another generation could do them."""
         if self.standing.word in ("quarantined", "unchained"):
             return 0.0
-        told = self.description.share if self.description is not None else 1.0
-        share = told if self._place.share is None else self._place.share
+        told = self.description
+        own = told.share if told is not None and told.generation else 1.0  # a release before shares says nothing
+        share = own if self._place.share is None else self._place.share
         return min(share, self._trial_share) if self.standing.word == "trial" else share
 
     @property
