@@ -38,7 +38,8 @@ class HelmUpgrade:
         if shutil.which("helm") is None:
             raise InvalidArgument("helm is not installed: it is what changes a release (https://helm.sh)")
         command = ["helm", "upgrade", self._release, self._chart, "--namespace", self._namespace, "--reuse-values"]
-        command += [part for change in changes for part in ("--set-string", change)]
+        for change in changes:  # numbers stay numbers, as the chart's schema wants them; a tag is never one
+            command += ["--set" if ".config." in change else "--set-string", change]
         command += ["--atomic", "--wait", "--timeout", TIMEOUT]
         note(" ".join(command))
         if subprocess.run(command, check=False).returncode != 0:

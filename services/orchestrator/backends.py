@@ -76,6 +76,7 @@ class Backends:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._discovery.stop()
+        await asyncio.gather(*(replica.say_goodbye(self._id) for replica in self._replicas.values()))
         await asyncio.gather(*(replica.close() for replica in self._replicas.values()))
 
     def replicas(self, stage: str) -> list[Replica]:
@@ -161,8 +162,10 @@ class Backends:
         watcher.cancel()
         with suppress(asyncio.CancelledError):
             await watcher
-        await self._replicas.pop(key).close()
         self.outliers.forget(key[1])
+        replica = self._replicas.pop(key)
+        await replica.say_goodbye()
+        await replica.close()
         self._judge()
 
     def _judge(self) -> None:

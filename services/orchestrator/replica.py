@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
@@ -39,6 +39,7 @@ STANDINGS: Final[dict[Word, component_pb2.Standing.ValueType]] = {
 # What gRPC says in place of the replica's own status when that arrives while a message of ours is on its way out.
 CORE_FAILED: Final = "Internal error from Core"
 LOOK_S: Final = 0.1  # how often a silence is looked at while it lasts
+GOODBYE_TIMEOUT_S: Final = 0.5
 MAX_STALL_S: Final = 0.3  # a timer that is later than this tells of our own event loop, not of who is asked
 
 T = TypeVar("T")
@@ -136,6 +137,14 @@ class Replica:
     def _hear(self) -> None:
         self._heard = time.monotonic()
 
+    async def say_goodbye(self) -> None:
+        """So that it need not wait for us when it drains. Never raises."""
+        verdict = component_pb2.Verdict(orchestrator_id=self._orchestrator_id, is_last=True)
+        with suppress(grpc.aio.AioRpcError):
+            await component_pb2_grpc.ComponentServiceStub(self.channel).Describe(
+                component_pb2.DescribeRequest(verdict=verdict), timeout=GOODBYE_TIMEOUT_S
+            )
+
     def mark_unreachable(self, detail: str) -> None:
         self.health, self.detail, self.card, self.description = pb.HEALTH_UNREACHABLE, detail, None, None
         self.standing = Standing()
@@ -154,8 +163,9 @@ class Replica:
         """Of the requests, at most, while another generation could do them."""
         if self.standing.word in ("quarantined", "unchained"):
             return 0.0
-        told = self.description.share if self.description is not None else 1.0
-        share = told if self._place.share is None else self._place.share
+        told = self.description
+        own = told.share if told is not None and told.generation else 1.0  # a release before shares says nothing
+        share = own if self._place.share is None else self._place.share
         return min(share, self._trial_share) if self.standing.word == "trial" else share
 
     @property

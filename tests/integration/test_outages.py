@@ -127,7 +127,7 @@ def test_sigterm_lets_running_drawings_finish(system: System, tmp_path: Path) ->
         with orchestrator(tmp_path, addresses) as front, Client(front.await_serving()) as client:
             running = [drawing(client)[0] for _ in range(3)]
             own.terminate()
-            wait_until(lambda: "draining" in own.log, "the decoder drains")
+            await_health(client.address, "decoder", pb.HEALTH_DRAINING)
             with pytest.raises(Unavailable, match="decoder"):
                 client.draw("one more")
             with ThreadPoolExecutor(len(running)) as threads:

@@ -69,8 +69,8 @@ def test_metrics_move(system: System, client: Client) -> None:
         assert name in after[service], name
         return after[service][name] - before[service].get(name, 0)
 
-    generation = {replica.kind: replica.description.card for replica in client.components().replicas}
-    short = {stage: card.digest.removeprefix("sha256:")[:12] for stage, card in generation.items()}
+    described = {replica.kind: replica.description for replica in client.components().replicas}
+    short = {stage: told.generation for stage, told in described.items()}
     assert rise("orchestrator", 'requests_total{status="OK",task="edit"}') == 2
     assert rise("orchestrator", 'requests_total{status="INVALID_ARGUMENT",task="edit"}') == 1
     assert rise("orchestrator", 'request_ms_count{task="edit"}') == 3
@@ -84,7 +84,7 @@ def test_metrics_move(system: System, client: Client) -> None:
         assert after["orchestrator"][f'triptych_orchestrator_replicas{{stage="{stage}",state="serving"}}'] == 1
         assert after["orchestrator"][f'triptych_orchestrator_replicas{{stage="{stage}",state="unreachable"}}'] == 0
         assert rise(stage, "queued_ms_count") == num_calls
-        card = generation[stage]
+        card = described[stage].card
         shown = f'{{generation="{short[stage]}",name="{card.name}",version="{card.version}"}}'
         assert after[stage][f"triptych_{stage}_component_info{shown}"] == 1
         assert after[stage][f"triptych_{stage}_probe_cosine"] > 0.99

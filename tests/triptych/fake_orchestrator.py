@@ -105,10 +105,14 @@ def _components() -> pb.ListComponentsResponse:
             inputs=[component_pb2.Port(name="embeddings", type="embeddings", space="in@1")],
         ),
         load=component_pb2.Load(num_running=1, num_waiting=2),
+        backend="torch",
+        generation="0123456789ab.cafe",
     )
+    trial = {"standing": component_pb2.STANDING_TRIAL, "standing_reason": "an older one serves", "share": 0.25}
+    calls = {"num_calls": 7, "num_failed": 1}
     return pb.ListComponentsResponse(
         replicas=[
-            pb.Replica(kind="llm", address="10.0.0.1:1", health=pb.HEALTH_SERVING, description=llm),
+            pb.Replica(kind="llm", address="10.0.0.1:1", health=pb.HEALTH_SERVING, description=llm, **trial, **calls),
             pb.Replica(kind="decoder", address="10.0.0.2:1", health=pb.HEALTH_UNREACHABLE, detail="refused"),
         ],
         chains=[pb.Chain(llm_digest="sha256:0123456789abcdef", compatible=False, reason="no [odd] match")],

@@ -42,7 +42,7 @@ def image(tmp_path: Path) -> str:
 def test_every_command_and_option_has_help() -> None:
     group = typer.main.get_command(app)
     talk = {"ask", "draw", "edit", "chat", "status", "health", "keys"}
-    work = {"up", "import", "export", "evaluate", "train"}
+    work = {"up", "upgrade", "import", "export", "evaluate", "train"}
     assert set(group.commands) == talk | work
     inner = [*group.commands["import"].commands.values(), *group.commands["keys"].commands.values()]
     for command in (group, *group.commands.values(), *inner):
@@ -125,7 +125,8 @@ def test_status_piped_is_tab_separated(server: FakeOrchestrator) -> None:
     assert result.exit_code == 0
     rows = [line.split("\t") for line in result.stdout.splitlines()]
     assert rows[2] == [
-        *("llm", "10.0.0.1:1", "serving", "mistral-tiny 1.0.0 (0123456789ab)", "1", "2", "embeddings: in@1", ""),
+        *("llm", "10.0.0.1:1", "serving", "mistral-tiny 1.0.0 (0123456789ab)", "0123456789ab.cafe", "torch"),
+        *("on trial", "25%", "1", "2", "7 (1 failed)", "embeddings: in@1", "an older one serves"),
     ]
     assert rows[3][:4] == ["decoder", "10.0.0.2:1", "unreachable", "?"]
     assert rows[-1] == ["-", "0123456789ab", "-", "no", "no [odd] match"]

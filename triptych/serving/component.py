@@ -63,7 +63,8 @@ class ComponentProcess:
         self._names = (service_name, describe.SERVICE_NAME)
         self._replica_id = replica_id
         self._metrics = metrics
-        metrics.show(card)
+        generation = generation_of(card, config)
+        metrics.show(card, generation)
         self._probe_cosine = metrics.gauge("probe_cosine", "worst cosine over the golden probes; 0 before they ran")
         self._orchestrators = Orchestrators()
         self._describe = describe.ComponentServicer(
@@ -74,7 +75,7 @@ class ComponentProcess:
             placement.device,
             placement.dtype,
             share=config.share,
-            generation=generation_of(card, config),
+            generation=generation,
             orchestrators=self._orchestrators,
         )
 

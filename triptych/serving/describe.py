@@ -107,7 +107,7 @@ class ComponentServicer(component_pb2_grpc.ComponentServiceServicer):
 
 def _verdict_from_proto(verdict: pb.Verdict) -> Verdict:
     is_chained = IS_CHAINED.get(verdict.standing)
-    return Verdict(verdict.orchestrator_id, is_chained, verdict.reason, verdict.num_pinned)
+    return Verdict(verdict.orchestrator_id, is_chained, verdict.reason, verdict.num_pinned, verdict.is_last)
 
 
 def _port_to_proto(port: Port) -> pb.Port:

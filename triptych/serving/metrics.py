@@ -70,11 +70,11 @@ class Metrics:
         self._describe(name, "gauge", text, labels)
         return Gauge(f"{self._prefix}{name}", text, labels, registry=self.registry)
 
-    def show(self, card: Card) -> None:
+    def show(self, card: Card, generation: str) -> None:
         """Which component this process serves, as a gauge that is always 1."""
         labels = ("name", "version", "generation")
-        gauge = self.gauges("component_info", "1; the component served: generation is its digest's start", labels)
-        gauge.labels(card.name, card.version, card.generation).set(1)
+        gauge = self.gauges("component_info", "1; the component served", labels)
+        gauge.labels(card.name, card.version, generation).set(1)
 
     def _describe(self, name: str, kind: str, text: str, labels: Sequence[str]) -> None:
         self.described.append(Described(name, kind, text, tuple(labels)))

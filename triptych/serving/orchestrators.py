@@ -20,12 +20,14 @@ POLLS_TO_KNOW: Final = 2  # the first one learns that we drain, the second one s
 
 @dataclass(frozen=True)
 class Verdict:
-    """`is_chained` None: the orchestrator cannot tell yet. `num_pinned` counts requests that may still call."""
+    """`is_chained` None: the orchestrator cannot tell yet. `num_pinned` counts requests that may still call. One that
+    `is_last` will not ask again."""
 
     orchestrator_id: str
     is_chained: bool | None
     reason: str = ""
     num_pinned: int = 0
+    is_last: bool = False
 
 
 @dataclass
@@ -51,9 +53,12 @@ class Orchestrators:
         known = self._heard.get(verdict.orchestrator_id)
         if known is None and len(self._heard) >= MAX_ORCHESTRATORS:
             return
-        num_since = known.num_since_draining if known else 0
-        self._heard[verdict.orchestrator_id] = _Heard(verdict, self._now_s(), num_since + self.is_draining)
         self._spoken.set()
+        if verdict.is_last:
+            self._heard.pop(verdict.orchestrator_id, None)
+        else:
+            num_since = known.num_since_draining if known else 0
+            self._heard[verdict.orchestrator_id] = _Heard(verdict, self._now_s(), num_since + self.is_draining)
         told = [heard.verdict for heard in self._fresh() if heard.verdict.is_chained is not None]
         is_chained = all(each.is_chained for each in told) if told else self.is_chained
         if is_chained != self.is_chained:

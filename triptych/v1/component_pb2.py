@@ -24,27 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btriptych/v1/component.proto\x12\x0btriptych.v1\"8\n\x0f\x44\x65scribeRequest\x12%\n\x07verdict\x18\x01 \x01(\x0b\x32\x14.triptych.v1.Verdict\"o\n\x07Verdict\x12\x17\n\x0forchestrator_id\x18\x01 \x01(\t\x12\'\n\x08standing\x18\x02 \x01(\x0e\x32\x15.triptych.v1.Standing\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nnum_pinned\x18\x04 \x01(\x05\"\xe6\x01\n\x10\x44\x65scribeResponse\x12\x1f\n\x04\x63\x61rd\x18\x01 \x01(\x0b\x32\x11.triptych.v1.Card\x12\x1f\n\x04load\x18\x02 \x01(\x0b\x32\x11.triptych.v1.Load\x12\x12\n\nreplica_id\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x14\n\x0cprobe_cosine\x18\x07 \x01(\x01\x12\r\n\x05share\x18\x08 \x01(\x01\x12\x12\n\ngeneration\x18\t \x01(\t\x12\x13\n\x0bis_draining\x18\n \x01(\x08\"E\n\x04Load\x12\x13\n\x0bnum_running\x18\x01 \x01(\x05\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\x05\x12\x13\n\x0bmax_waiting\x18\x03 \x01(\x05\"\xb4\x01\n\x04\x43\x61rd\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12!\n\x06inputs\x18\x05 \x03(\x0b\x32\x11.triptych.v1.Port\x12\"\n\x07outputs\x18\x06 \x03(\x0b\x32\x11.triptych.v1.Port\x12\x14\n\x0cmade_by_json\x18\x07 \x01(\t\x12\x12\n\nfacts_json\x18\x08 \x01(\t\"`\n\x04Port\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\r\n\x05space\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\r\n\x05shape\x18\x05 \x03(\x03\x12\x0f\n\x07\x61\x63\x63\x65pts\x18\x06 \x03(\t*\x80\x01\n\x08Standing\x12\x18\n\x14STANDING_UNSPECIFIED\x10\x00\x12\x14\n\x10STANDING_CHAINED\x10\x01\x12\x16\n\x12STANDING_UNCHAINED\x10\x02\x12\x12\n\x0eSTANDING_TRIAL\x10\x03\x12\x18\n\x14STANDING_QUARANTINED\x10\x04\x32[\n\x10\x43omponentService\x12G\n\x08\x44\x65scribe\x12\x1c.triptych.v1.DescribeRequest\x1a\x1d.triptych.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btriptych/v1/component.proto\x12\x0btriptych.v1\"8\n\x0f\x44\x65scribeRequest\x12%\n\x07verdict\x18\x01 \x01(\x0b\x32\x14.triptych.v1.Verdict\"\x80\x01\n\x07Verdict\x12\x17\n\x0forchestrator_id\x18\x01 \x01(\t\x12\'\n\x08standing\x18\x02 \x01(\x0e\x32\x15.triptych.v1.Standing\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nnum_pinned\x18\x04 \x01(\x05\x12\x0f\n\x07is_last\x18\x05 \x01(\x08\"\xe6\x01\n\x10\x44\x65scribeResponse\x12\x1f\n\x04\x63\x61rd\x18\x01 \x01(\x0b\x32\x11.triptych.v1.Card\x12\x1f\n\x04load\x18\x02 \x01(\x0b\x32\x11.triptych.v1.Load\x12\x12\n\nreplica_id\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x14\n\x0cprobe_cosine\x18\x07 \x01(\x01\x12\r\n\x05share\x18\x08 \x01(\x01\x12\x12\n\ngeneration\x18\t \x01(\t\x12\x13\n\x0bis_draining\x18\n \x01(\x08\"E\n\x04Load\x12\x13\n\x0bnum_running\x18\x01 \x01(\x05\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\x05\x12\x13\n\x0bmax_waiting\x18\x03 \x01(\x05\"\xb4\x01\n\x04\x43\x61rd\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12!\n\x06inputs\x18\x05 \x03(\x0b\x32\x11.triptych.v1.Port\x12\"\n\x07outputs\x18\x06 \x03(\x0b\x32\x11.triptych.v1.Port\x12\x14\n\x0cmade_by_json\x18\x07 \x01(\t\x12\x12\n\nfacts_json\x18\x08 \x01(\t\"`\n\x04Port\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\r\n\x05space\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\r\n\x05shape\x18\x05 \x03(\x03\x12\x0f\n\x07\x61\x63\x63\x65pts\x18\x06 \x03(\t*\x80\x01\n\x08Standing\x12\x18\n\x14STANDING_UNSPECIFIED\x10\x00\x12\x14\n\x10STANDING_CHAINED\x10\x01\x12\x16\n\x12STANDING_UNCHAINED\x10\x02\x12\x12\n\x0eSTANDING_TRIAL\x10\x03\x12\x18\n\x14STANDING_QUARANTINED\x10\x04\x32[\n\x10\x43omponentService\x12G\n\x08\x44\x65scribe\x12\x1c.triptych.v1.DescribeRequest\x1a\x1d.triptych.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.v1.component_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STANDING']._serialized_start=801
-  _globals['_STANDING']._serialized_end=929
+  _globals['_STANDING']._serialized_start=819
+  _globals['_STANDING']._serialized_end=947
   _globals['_DESCRIBEREQUEST']._serialized_start=44
   _globals['_DESCRIBEREQUEST']._serialized_end=100
-  _globals['_VERDICT']._serialized_start=102
-  _globals['_VERDICT']._serialized_end=213
-  _globals['_DESCRIBERESPONSE']._serialized_start=216
-  _globals['_DESCRIBERESPONSE']._serialized_end=446
-  _globals['_LOAD']._serialized_start=448
-  _globals['_LOAD']._serialized_end=517
-  _globals['_CARD']._serialized_start=520
-  _globals['_CARD']._serialized_end=700
-  _globals['_PORT']._serialized_start=702
-  _globals['_PORT']._serialized_end=798
-  _globals['_COMPONENTSERVICE']._serialized_start=931
-  _globals['_COMPONENTSERVICE']._serialized_end=1022
+  _globals['_VERDICT']._serialized_start=103
+  _globals['_VERDICT']._serialized_end=231
+  _globals['_DESCRIBERESPONSE']._serialized_start=234
+  _globals['_DESCRIBERESPONSE']._serialized_end=464
+  _globals['_LOAD']._serialized_start=466
+  _globals['_LOAD']._serialized_end=535
+  _globals['_CARD']._serialized_start=538
+  _globals['_CARD']._serialized_end=718
+  _globals['_PORT']._serialized_start=720
+  _globals['_PORT']._serialized_end=816
+  _globals['_COMPONENTSERVICE']._serialized_start=949
+  _globals['_COMPONENTSERVICE']._serialized_end=1040
 # @@protoc_insertion_point(module_scope)

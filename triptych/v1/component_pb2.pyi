@@ -79,6 +79,7 @@ class Verdict(google.protobuf.message.Message):
     STANDING_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     NUM_PINNED_FIELD_NUMBER: builtins.int
+    IS_LAST_FIELD_NUMBER: builtins.int
     orchestrator_id: builtins.str
     """unguessable per process start"""
     standing: Global___Standing.ValueType
@@ -86,6 +87,8 @@ class Verdict(google.protobuf.message.Message):
     """why it is not CHAINED"""
     num_pinned: builtins.int
     """requests of this orchestrator that may still call the replica"""
+    is_last: builtins.bool
+    """it will not ask again: what it said no longer counts"""
     def __init__(
         self,
         *,
@@ -93,8 +96,9 @@ class Verdict(google.protobuf.message.Message):
         standing: Global___Standing.ValueType = ...,
         reason: builtins.str = ...,
         num_pinned: builtins.int = ...,
+        is_last: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["num_pinned", b"num_pinned", "orchestrator_id", b"orchestrator_id", "reason", b"reason", "standing", b"standing"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["is_last", b"is_last", "num_pinned", b"num_pinned", "orchestrator_id", b"orchestrator_id", "reason", b"reason", "standing", b"standing"]) -> None: ...
 
 Global___Verdict: typing_extensions.TypeAlias = Verdict
 

@@ -9,10 +9,12 @@ from services.orchestrator.discovery.place import Place
 
 
 class Names:
-    """`addresses`: stage -> "host:port"s, looked up anew each time."""
+    """`addresses`: stage -> "host:port"s, looked up anew each time. While a name cannot be resolved, what it stood for
+    last holds."""
 
     def __init__(self, addresses: Mapping[str, Sequence[str]]) -> None:
         self._addresses = addresses
+        self._last: dict[str, list[str]] = {}
 
     async def start(self) -> None:
         """Nothing to do."""
@@ -22,8 +24,15 @@ class Names:
             Place(stage, address, name.rpartition(":")[0])
             for stage, names in self._addresses.items()
             for name in names
-            for address in await resolve(name)
+            for address in await self._resolve(name)
         ]
+
+    async def _resolve(self, name: str) -> list[str]:
+        found = await resolve(name)
+        if found == [name]:  # an address, or a name that cannot be resolved now
+            return self._last.get(name, found)
+        self._last[name] = found
+        return found
 
     async def stop(self) -> None:
         """Nothing to do."""

@@ -165,8 +165,7 @@ def newcomer(site: Site, stage: str) -> int:
 
 
 def test_encoder_from_torch_to_onnx(site: Site) -> None:
-    done = run(*TRIPTYCH, "export", "encoder", site.checkpoint, "--format", "onnx")
-    assert done.returncode == 0, done.stderr
+    site.variants.export_encoder()
     drawn, before = picture_of(site), site.generations()
     with Load(site.system.address) as load:
         done = site.upgrade("encoder", "--backend", "onnxruntime", "--trial", "5", "--trial-s", "60")

@@ -13,6 +13,7 @@ from triptych.card import Port, read_card, write_card
 from triptych.models.cards import CardWriter, Defaults, Spaces
 from triptych.models.decoder_stage import DecoderStage
 from triptych.models.encoder_stage import EncoderStage
+from triptych.models.export import ExportConfig, export_component
 from triptych.models.llm_stage import LlmStage
 from triptych.models.probes import PROBES_FILE
 from triptych.prompts import PromptTemplate
@@ -28,6 +29,10 @@ class Variants:
         self.spaces = Spaces(cards["llm"].input("embeddings").space, cards["llm"].output("hidden_states").space)
         self._facts = cards["decoder"].facts
         self._template = PromptTemplate.from_dict(cards["llm"].facts["template"])
+
+    def export_encoder(self) -> None:
+        """Into the folder that runs: its digest stays."""
+        export_component(self._base / "encoder", ExportConfig(format="onnx"))
 
     def retrained_decoder(self) -> Path:
         """Other weights, learned against the same LLM: the space stays."""

@@ -5,6 +5,7 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -169,6 +170,7 @@ class FakeLlm(FakeComponent, llm_pb2_grpc.LlmServiceServicer):
     def __init__(self, card: Card | None = None) -> None:
         super().__init__(card or llm_card())
         self.prompts: list[llm_pb2.Prompt] = []
+        self.prompt: ContextVar[llm_pb2.Prompt] = ContextVar("prompt")  # of the call that asks
         self.embeddings: list[np.ndarray] = []
         self.script: Script = FakeLlm.by_policy
         self.img_width = HIDDEN_SIZE
@@ -184,6 +186,7 @@ class FakeLlm(FakeComponent, llm_pb2_grpc.LlmServiceServicer):
             embeddings = [await read(header, requests) for header in headers]
             await self.fail(context)
             self.prompts.append(prompt)
+            self.prompt.set(prompt)
             self.embeddings += embeddings
             waiting = asyncio.ensure_future(anext(requests, None))
             await asyncio.sleep(0.01)
@@ -196,7 +199,7 @@ class FakeLlm(FakeComponent, llm_pb2_grpc.LlmServiceServicer):
             yield llm_pb2.GenerateResponse(finish=llm_pb2.Finish(reason="stop", usage=usage, queued_ms=3, running_ms=4))
 
     async def by_policy(self) -> AsyncIterator[llm_pb2.GenerateResponse]:
-        policy = self.prompts[-1].image_policy
+        policy = self.prompt.get().image_policy
         if policy != llm_pb2.IMAGE_POLICY_FORCE:
             yield text("a red ")
             yield text("circle")

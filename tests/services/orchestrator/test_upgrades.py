@@ -147,3 +147,5 @@ async def test_every_replica_hears_how_it_stands(system: System) -> None:
     system.llm.hold.set()
     await call
     await until(lambda: heard["sha256:e0e0"].num_pinned == 0)
+    await system._close.pop()()  # the backends
+    assert all(verdict.is_last for verdict in heard.values())

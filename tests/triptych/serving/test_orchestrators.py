@@ -75,6 +75,18 @@ async def test_waits_until_nothing_is_pinned(heard: Orchestrators) -> None:
         await waiting
 
 
+async def test_who_says_goodbye_is_not_waited_for(heard: Orchestrators) -> None:
+    await say(heard, "a", is_chained=False)
+    await say(heard, "b")
+    await heard.hear(Verdict("a", None, is_last=True))
+    assert heard.is_chained
+    waiting = asyncio.create_task(heard.wait_released(60))
+    await asyncio.sleep(0)
+    await heard.hear(Verdict("b", None, is_last=True))
+    async with asyncio.timeout(1):
+        await waiting
+
+
 async def test_does_not_wait_for_ever(heard: Orchestrators, clock: Clock) -> None:
     await say(heard, "a", num_pinned=1)
     waiting = asyncio.create_task(heard.wait_released(5))
