@@ -45,10 +45,13 @@ bench: install ## measure what serving and preparing data cost
 	$(PYTHON_BIN)/python -m benchmarks
 	$(PYTHON_BIN)/python -m benchmarks.prepare
 
+faults: install ## hurt a system of two replicas of each stage, and measure what users notice
+	$(PYTHON_BIN)/python -m benchmarks.faults
+
 images: ## container images; takes BUILDER, VARIANT, TORCH_INDEX, PREFIX, TARGETS
 	scripts/images
 
 chart-e2e: install ## the chart's CPU example, played by podman from images built here: draw, ask, edit
 	PYTHON=$(PYTHON_BIN)/python scripts/chart-e2e
 
-.PHONY: help install demo train test fuzz lint types format proto proto-check audit bench images chart-e2e
+.PHONY: help install demo train test fuzz lint types format proto proto-check audit bench faults images chart-e2e

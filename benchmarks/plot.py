@@ -35,3 +35,21 @@ def plot_rates(records_per_s: dict[str, float], path: Path) -> None:
         pen.rectangle((left, y, left + rate * scale, y + 32), "#3b6fb6")
         pen.text((12, y + 8), f"{name}: {rate:.0f} records/s", "black", font)
     sheet.save(path)
+
+
+def plot_faults(results: dict[str, dict[str, Any]], path: Path) -> None:
+    """A row for each fault: bars of median and 95th percentile, failures and detection beside them."""
+    width, left, row_height = 1100, 330, 44
+    sheet = Image.new("RGB", (width, 24 + row_height * len(results)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    scale = (width - left - 330) / max(result["ms"]["p95"] for result in results.values())
+    for row, (name, result) in enumerate(results.items()):
+        y = 12 + row_height * row
+        pen.text((12, y + 8), name, "black", font)
+        pen.rectangle((left, y, left + result["ms"]["p95"] * scale, y + 30), "#9aa5b1")
+        pen.rectangle((left, y + 6, left + result["ms"]["p50"] * scale, y + 24), "#3b6fb6")
+        told = f"{result['num_requests']} requests, {result['num_failures']} failed"
+        if result["detected_ms"] is not None:
+            told += f", noticed in {result['detected_ms']:.0f} ms"
+        pen.text((left + result["ms"]["p95"] * scale + 8, y + 8), told, "black", font)
+    sheet.save(path)

@@ -7,6 +7,7 @@ import grpc
 from services.orchestrator.admission import Admission
 from services.orchestrator.authentication import authentication
 from services.orchestrator.backends import Backends
+from services.orchestrator.budget import RetryBudget
 from services.orchestrator.cache import EmbeddingCache
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.embedder import Embedder
@@ -22,7 +23,15 @@ from triptych.v1 import orchestrator_pb2_grpc
 async def main(config: OrchestratorConfig) -> int:
     """Serves also while components are missing: their absence is answered with UNAVAILABLE naming the stage."""
     metrics = Metrics(config.service)
-    backends = Backends(config.addresses, config.poll_interval_ms, config.max_message_bytes, config.component_tls)
+    backends = Backends(
+        config.addresses,
+        config.poll_interval_ms,
+        config.max_message_bytes,
+        config.component_tls,
+        silence_ms=config.silence_ms,
+        silence_alone_ms=config.silence_alone_ms,
+        budget=RetryBudget(config.retry_ratio, config.retry_burst),
+    )
     servicer, embedder = assemble(config, backends, metrics)
 
     def add_services(server: grpc.aio.Server) -> None:

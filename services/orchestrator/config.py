@@ -41,7 +41,13 @@ class OrchestratorConfig(ServingConfig):
     )
     llm_addresses: Addresses = Field((), description="host:port of each LLM")
     decoder_addresses: Addresses = Field((), description="host:port of each decoder")
-    poll_interval_ms: int = Field(500, ge=10, description="how often each replica is asked for card, health and load")
+    poll_interval_ms: int = Field(250, ge=10, description="how often each replica is asked for card, health and load")
+    silence_ms: int = Field(
+        700, ge=50, description="a replica that is asked and says nothing for this long is given up"
+    )
+    silence_alone_ms: int = Field(5000, ge=50, description="the same where no other replica could take over")
+    retry_ratio: float = Field(0.2, ge=0, description="lost or refused calls tried again, as a share of all calls")
+    retry_burst: int = Field(128, ge=0, description="retries saved up for when a replica dies with all it has")
     encoder_timeout_s: float = Field(120, gt=0, description="longest Encode call")
     llm_timeout_s: float = Field(1800, gt=0, description="longest Generate call, drawing included")
     decoder_timeout_s: float = Field(900, gt=0, description="longest Decode call")

@@ -42,6 +42,10 @@ class OrchestratorMetrics:
         for stage in STAGES:
             for health, state in HEALTHS.items():
                 replicas.labels(stage, state).set_function(partial(_num_replicas, backends, stage, health))
+        outliers = metrics.gauges("outliers", "replicas that serve but are left out for a while", ["stage"])
+        for stage in STAGES:
+            outliers.labels(stage).set_function(partial(backends.num_outliers, stage))
+        metrics.gauge("retries_left", "retries that may be made at once", lambda: backends.budget.balance)
         self._chain_names, self._generations = Bounded(MAX_LABELS), Bounded(MAX_LABELS)
 
     @contextmanager

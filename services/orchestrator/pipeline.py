@@ -2,10 +2,8 @@
 order; closing the generator at any point ends every call below it.
 """
 
-import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final
 
 from services.orchestrator import prompt
 from services.orchestrator.admission import Admission
@@ -13,7 +11,7 @@ from services.orchestrator.backends import Backends
 from services.orchestrator.embedder import Embedder
 from services.orchestrator.facts import DecoderFacts, LlmFacts
 from services.orchestrator.metrics import OrchestratorMetrics
-from services.orchestrator.request import Request
+from services.orchestrator.request import Request, drawn_seed
 from services.orchestrator.routing import Route, choose, name_of
 from services.orchestrator.stages import Conditioning, Stages, TimeoutFor
 from services.orchestrator.tally import Tally
@@ -21,8 +19,6 @@ from triptych import traces
 from triptych.errors import InvalidArgument, TriptychError, Unimplemented
 from triptych.v1 import decoder_pb2, llm_pb2
 from triptych.v1 import orchestrator_pb2 as pb
-
-MAX_DRAWN_SEED: Final = 2**32  # seeds we draw ourselves stay short enough to type
 
 
 class Pipeline:
@@ -130,9 +126,7 @@ async def _draw(
 
 def _decode_params(params: pb.ImageParams) -> decoder_pb2.DecodeParams:
     """Absent stays absent (the card's default), but for the seed: a redone picture must be the same one."""
-    wanted = decoder_pb2.DecodeParams(
-        seed=params.seed if params.HasField("seed") else secrets.randbelow(MAX_DRAWN_SEED)
-    )
+    wanted = decoder_pb2.DecodeParams(seed=params.seed if params.HasField("seed") else drawn_seed())
     if params.HasField("num_inference_steps"):
         wanted.num_inference_steps = params.num_inference_steps
     if params.HasField("guidance_scale"):

@@ -5,7 +5,7 @@ from typing import Final
 
 from services.orchestrator.cache import Embeddings
 from services.orchestrator.facts import LlmFacts
-from services.orchestrator.request import Request
+from services.orchestrator.request import Request, drawn_seed
 from services.orchestrator.routing import Route
 from triptych.prompts import ImageSlot, Segment, Special, Task
 from triptych.tensors import DTypeName, to_messages
@@ -32,7 +32,7 @@ def pictures_in(segments: Sequence[Segment]) -> list[int]:
 def build(
     request: Request, route: Route, segments: Sequence[Segment], embeddings: Mapping[int, Embeddings]
 ) -> tuple[llm_pb2.Prompt, list[tensor_pb2.TensorChunk]]:
-    """The Prompt, and the chunks that must follow it in segment order."""
+    """The Prompt, always with a seed, and the chunks that must follow it in segment order."""
     dtype: DTypeName = "bf16" if route.llm.card.input("embeddings").dtype == "bf16" else "f32"
     prompt = llm_pb2.Prompt(
         sampling=request.sampling,
@@ -40,6 +40,8 @@ def build(
         embeddings_space=route.encoder.card.output("embeddings").space if route.encoder else "",
         max_images=request.image_params.max_images,
     )
+    if not prompt.sampling.HasField("seed"):
+        prompt.sampling.seed = drawn_seed()
     chunks: list[tensor_pb2.TensorChunk] = []
     for segment in segments:
         if isinstance(segment, ImageSlot):

@@ -1,5 +1,6 @@
 """A RespondRequest, checked: what the pipeline works on. Every refusal names the field, the value and the bound."""
 
+import secrets
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Protocol
@@ -18,6 +19,7 @@ TASKS: Final[dict[int, Task]] = {
 }
 MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 256
+MAX_DRAWN_SEED: Final = 2**32  # seeds we draw ourselves stay short enough to type
 
 
 class Limits(Protocol):
@@ -156,3 +158,8 @@ def _bounded_if_set(
     value = getattr(params, name)
     if not low <= value <= high:  # NaN fails too
         raise InvalidArgument(f"{where}.{name} is {value:g}, must be {low} to {high}")
+
+
+def drawn_seed() -> int:
+    """For a caller who names none: what is redone must come out the same."""
+    return secrets.randbelow(MAX_DRAWN_SEED)

@@ -19,6 +19,11 @@ class Candidate:
     load: int = 0
     num_served: int = 0
 
+    @property
+    def busyness(self) -> tuple[int, int]:
+        """The least is called next."""
+        return self.load, self.num_served
+
 
 @dataclass(frozen=True)
 class Route:
@@ -68,7 +73,7 @@ def choose(
     ]
     if not routes:
         raise _incompatible(encoders if pictures else (), drawing if must_draw else llms, decoders if must_draw else ())
-    return _without_idle(min(routes, key=lambda r: (r.decoder is None and task == "auto", *_busyness(r.llm))), pictures)
+    return _without_idle(min(routes, key=lambda r: (r.decoder is None and task == "auto", *r.llm.busyness)), pictures)
 
 
 def verdicts(encoders: Sequence[Card], llms: Sequence[Card], decoders: Sequence[Card]) -> Iterator[Verdict]:
@@ -117,12 +122,8 @@ def _require(stage: str, candidates: Sequence[Candidate]) -> None:
         raise Unavailable(f"no {stage} replica is serving", stage=stage, retry_after_ms=1000)
 
 
-def _busyness(candidate: Candidate) -> tuple[int, int]:
-    return candidate.load, candidate.num_served
-
-
 def _least_loaded(candidates: Sequence[Candidate]) -> Candidate | None:
-    return min(candidates, key=_busyness, default=None)
+    return min(candidates, key=lambda candidate: candidate.busyness, default=None)
 
 
 def _without_idle(route: Route, pictures: bool) -> Route:

@@ -1,12 +1,14 @@
 """The three calls of the pipeline, each on one replica at a time. A replica that goes away is replaced by another of
-the same card where the user cannot tell the difference: always for Encode, for Generate until its first event, and for
-Decode always too, since the same seed paints the same picture and steps already shown are not shown again.
+the same card, and the user cannot tell the difference: the same seed gives the same tokens and paints the same picture,
+so what was already handed on of a lost reply is passed over when it is redone.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import grpc.aio
@@ -14,11 +16,13 @@ import numpy as np
 
 from services.orchestrator.backends import Backends
 from services.orchestrator.cache import Embeddings
-from services.orchestrator.replica import Replica
+from services.orchestrator.hedging import hedged
+from services.orchestrator.replay import Mark, Replay
+from services.orchestrator.replica import Ongoing, Replica
 from services.orchestrator.routing import Candidate
 from services.orchestrator.tally import Tally
 from triptych import traces
-from triptych.errors import InvalidArgument, TriptychError, Unavailable
+from triptych.errors import InvalidArgument, ResourceExhausted, TriptychError, Unavailable
 from triptych.tensors import CHUNK_BYTES, TensorAssembler
 from triptych.v1 import decoder_pb2, decoder_pb2_grpc, encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc, tensor_pb2
 from triptych.v1 import orchestrator_pb2 as pb
@@ -34,8 +38,11 @@ class Conditioning:
     chunks: tuple[tensor_pb2.TensorChunk, ...]
 
 
+BLAMED: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)  # on the replica
+
 GenerateEvent = llm_pb2.TextDelta | llm_pb2.ImageStart | Conditioning | llm_pb2.Finish
 DecodeEvent = decoder_pb2.Progress | decoder_pb2.Preview | decoder_pb2.DecodedImage
+Work = encoder_pb2.EncodeDone | llm_pb2.Finish | decoder_pb2.DecodedImage  # say how long it took
 TimeoutFor = Callable[[str], float]
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -54,27 +61,32 @@ class Stages:
         """One (num_tokens, hidden_size) array per image, in order."""
         attempts = self._backends.attempts(candidate)
         while True:
+            delay_s = self._backends.encode_times.delay_s(len(images))
             try:
-                return await self._encode(attempts.replica, candidate, images)
-            except Unavailable as error:
-                attempts.advance(error)
+                return await hedged(
+                    partial(self._encode, attempts.replica, candidate, images),
+                    lambda: self._encode(spare, candidate, images) if (spare := attempts.spare()) else None,
+                    delay_s,
+                )
+            except (Unavailable, ResourceExhausted) as error:
+                await attempts.advance(error)
 
     async def generate(
         self, candidate: Candidate, prompt: llm_pb2.Prompt, chunks: Sequence[tensor_pb2.TensorChunk]
     ) -> AsyncGenerator[GenerateEvent, None]:
-        """Ends with one Finish."""
+        """Ends with one Finish. `prompt` must hold a seed, or a redone reply would be another one."""
+        assert prompt.sampling.HasField("seed")
         attempts = self._backends.attempts(candidate)
-        has_started = False
+        replay = Replay()
         while True:
+            replay.rewind()
             try:
                 async with aclosing(self._generate(attempts.replica, prompt, chunks)) as events:
                     async for event in events:
-                        has_started = True
-                        yield event
-            except Unavailable as error:
-                if has_started:
-                    raise
-                attempts.advance(error)
+                        if (fresh := _unseen(event, replay)) is not None:
+                            yield fresh
+            except (Unavailable, ResourceExhausted) as error:
+                await attempts.advance(error, has_begun=not replay.is_empty)
             else:
                 return
 
@@ -94,8 +106,8 @@ class Stages:
                                 continue
                             shown[type(event)] = event.step
                         yield event
-            except Unavailable as error:
-                attempts.advance(error)
+            except (Unavailable, ResourceExhausted) as error:
+                await attempts.advance(error, has_begun=True)
             else:
                 return
 
@@ -103,11 +115,13 @@ class Stages:
         stub = encoder_pb2_grpc.EncoderServiceStub(replica.channel)
         assemblers: list[TensorAssembler] = []
         done = encoder_pb2.EncodeDone()
-        with self._calling(replica) as (served_by, span):
+        began = time.monotonic()
+        with self._calling(replica) as (ongoing, span):
             with traces.within(span):
                 call = stub.Encode(encoder_pb2.EncodeRequest(images=images), timeout=self._timeout_for("encoder"))
+            ongoing.call = call
             try:
-                async for response in call:
+                async for response in replica.listened(call):
                     if response.HasField("embedding"):
                         assemblers.append(TensorAssembler(response.embedding.embeddings, MAX_TENSOR_BYTES))
                     elif response.HasField("chunk") and assemblers:
@@ -120,7 +134,8 @@ class Stages:
             finally:
                 call.cancel()
         _check_encoded(replica, candidate, len(images), arrays, done.space)
-        self._tally.ended(served_by, done.queued_ms, done.running_ms)
+        self._ended(replica, ongoing.served_by, done, len(images))
+        self._backends.encode_times.add(time.monotonic() - began, len(images))
         return arrays
 
     async def _generate(
@@ -142,7 +157,7 @@ class Stages:
                         finish = response.finish
         if finish is None:
             raise _broken(replica, "ended its stream without a Finish")
-        self._tally.ended(served_by, finish.queued_ms, finish.running_ms)
+        self._ended(replica, served_by, finish, finish.usage.num_generated_tokens + 1)
         yield finish
 
     async def _decode(
@@ -155,10 +170,12 @@ class Stages:
             *(decoder_pb2.DecodeRequest(chunk=chunk) for chunk in conditioning.chunks),
         ]
         image: decoder_pb2.DecodedImage | None = None
+        num_steps = 1
         async with self._exchange(replica, stub.Decode, requests) as (served_by, responses):
             async for response in responses:
                 match response.WhichOneof("event"):
                     case "progress":
+                        num_steps = response.progress.num_steps
                         yield response.progress
                     case "preview":
                         yield response.preview
@@ -166,16 +183,29 @@ class Stages:
                         image = response.image
         if image is None:
             raise _broken(replica, "ended its stream without an image")
-        self._tally.ended(served_by, image.queued_ms, image.running_ms)
+        self._ended(replica, served_by, image, num_steps)
         yield image
 
+    def _ended(self, replica: Replica, served_by: pb.ServedBy, work: Work, num_units: int) -> None:
+        """`num_units`: pictures, tokens or steps, of which a replica takes about the same time for each. It takes them
+        in turns with what else it has.
+        """
+        num_turns = 1 if replica.stage == "encoder" else replica.load + 1
+        self._backends.outliers.succeeded(replica.address, work.running_ms / num_units / num_turns)
+        self._tally.ended(served_by, work.queued_ms, work.running_ms)
+
     @contextmanager
-    def _calling(self, replica: Replica) -> Iterator[tuple[pb.ServedBy, traces.Span]]:
+    def _calling(self, replica: Replica) -> Iterator[tuple[Ongoing, traces.Span]]:
         """Around a call. The span is open for transport too, and the LLM's also while pictures are drawn."""
         span = traces.current().child(f"call {replica.stage}", "client", address=replica.address)
-        with span, self._tally.calling(replica.stage, replica.digest), replica.calling() as served_by:
-            span.set(replica=served_by.replica_id, card=served_by.digest)
-            yield served_by, span
+        with span, self._tally.calling(replica.stage, replica.digest), replica.calling() as ongoing:
+            span.set(replica=ongoing.served_by.replica_id, card=ongoing.served_by.digest)
+            try:
+                yield ongoing, span
+            except grpc.aio.AioRpcError as error:
+                if error.code() in BLAMED:
+                    self._backends.outliers.failed(replica.address)
+                raise
 
     @asynccontextmanager
     async def _exchange(
@@ -191,14 +221,30 @@ class Stages:
                 yield request
             await closed.wait()
 
-        with self._calling(replica) as (served_by, span):
+        with self._calling(replica) as (ongoing, span):
             with traces.within(span):
                 call = method(stream(), timeout=self._timeout_for(replica.stage))
+            ongoing.call = call
             try:
-                yield served_by, aiter(call)
+                yield ongoing.served_by, replica.listened(call)
             finally:
                 closed.set()
                 call.cancel()
+
+
+def _unseen(event: GenerateEvent, replay: Replay) -> GenerateEvent | None:
+    """What of `event` the user does not have yet. Raises TriptychError when it is not the reply seen before."""
+    match event:
+        case llm_pb2.TextDelta():
+            fresh = replay.text(event.text)
+            return llm_pb2.TextDelta(text=fresh) if fresh else None
+        case llm_pb2.ImageStart():
+            return event if replay.mark(Mark("image_start", event.image_index)) else None
+        case Conditioning():
+            return event if replay.mark(Mark("hidden_states", event.header.image_index)) else None
+        case _:
+            replay.end()
+            return event
 
 
 async def _conditioning(

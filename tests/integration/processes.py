@@ -97,6 +97,10 @@ class Process:
         self._process.kill()
         self._process.wait()
 
+    def send(self, number: signal.Signals) -> None:
+        """SIGSTOP hangs it, SIGCONT lets it go on."""
+        self._process.send_signal(number)
+
     def terminate(self) -> None:
         """SIGTERM; `wait` tells what came of it."""
         self._process.send_signal(signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,9 @@ from typing import Final, ParamSpec, TypeVar
 
 from triptych import traces
 from triptych.errors import ResourceExhausted, Unavailable
+from triptych.serving.memory import is_out_of_memory, too_large
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -138,6 +142,11 @@ class Worker:
             self._num_running += 1
         try:
             return call()
+        except Exception as error:
+            if is_out_of_memory(error):
+                log.error("out of memory", exc_info=error)
+                raise too_large(self._name) from error
+            raise
         finally:
             running_ms = (time.perf_counter() - started) * 1000
             timing.running_ms += running_ms

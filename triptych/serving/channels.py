@@ -10,7 +10,8 @@ from triptych.serving import request_id
 from triptych.tls import Pem, channel_credentials, name_options
 
 KEEPALIVE_S: Final = 30  # servers must allow a shorter interval than this, see server.py
-CONNECT_BACKOFF_MAX_MS: Final = 2_000
+CONNECT_BACKOFF_MS: Final = (100, 1_000)  # first and longest wait before connecting again
+CONNECT_TIMEOUT_MS: Final = 5_000
 
 
 def open_channel(
@@ -24,9 +25,12 @@ def open_channel(
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.ping_timeout_ms", 10_000),  # a minute otherwise, whatever keepalive says
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.max_reconnect_backoff_ms", CONNECT_BACKOFF_MAX_MS),
+        ("grpc.initial_reconnect_backoff_ms", CONNECT_BACKOFF_MS[0]),
+        ("grpc.max_reconnect_backoff_ms", CONNECT_BACKOFF_MS[1]),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
     )
     if pem is not None:
         options = (*options, *name_options(server_name))

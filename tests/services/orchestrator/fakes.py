@@ -26,11 +26,25 @@ from triptych.v1 import (
     encoder_pb2_grpc,
     llm_pb2,
     llm_pb2_grpc,
+    orchestrator_pb2,
 )
 
 
+class _Described(ComponentServicer):
+    """Answers nothing while its component hangs, or has no time for polls."""
+
+    component: "FakeComponent"
+
+    async def Describe(self, request: Any, context: Any) -> Any:
+        await self.component.awake.wait()
+        if self.component.ignores_polls:
+            await asyncio.Event().wait()
+        return await super().Describe(request, context)
+
+
 class FakeComponent(ABC):
-    """A listening replica. `hold` stops every call until set; `errors` are raised first, one per call."""
+    """A listening replica. `hold` stops every call until set; `errors` are raised first, one per call. While `awake` is
+    not set it says nothing at all."""
 
     def __init__(self, card: Card) -> None:
         self.card = card
@@ -41,9 +55,13 @@ class FakeComponent(ABC):
         self.cancelled = asyncio.Event()
         self.hold: asyncio.Event | None = None
         self.errors: list[tuple[grpc.StatusCode, str]] = []
+        self.retry_after_ms = 0  # sent with errors
         self.request_ids: list[str] = []
         self.traceparents: list[str] = []
         self.health = health.aio.HealthServicer()
+        self.awake = asyncio.Event()
+        self.awake.set()
+        self.ignores_polls = False
         self.server: grpc.aio.Server | None = None
 
     @property
@@ -52,9 +70,10 @@ class FakeComponent(ABC):
 
     async def start(self) -> None:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        described = ComponentServicer(
+        described = _Described(
             self.card, lambda: Load(self.num_running, 0, 8), new_replica_id(), "fake", "cpu", "f32", 1.0
         )
+        described.component = self
         component_pb2_grpc.add_ComponentServiceServicer_to_server(described, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         self.register(server)
@@ -90,9 +109,11 @@ class FakeComponent(ABC):
         self.reached.set()
         try:
             if self.errors:
-                await context.abort(*self.errors.pop(0))
+                hint = (("retry-after-ms", str(self.retry_after_ms)),) if self.retry_after_ms else ()
+                await context.abort(*self.errors.pop(0), hint)
             if self.hold is not None:
                 await self.hold.wait()
+            await self.awake.wait()
             yield
         except asyncio.CancelledError:
             self.cancelled.set()
@@ -162,6 +183,7 @@ class FakeLlm(FakeComponent, llm_pb2_grpc.LlmServiceServicer):
             self.half_closed |= waiting.done()
             waiting.cancel()
             async for response in self.script(self):
+                await self.awake.wait()
                 yield response
             usage = llm_pb2.Usage(num_prompt_tokens=len(prompt.segments), num_generated_tokens=5, num_images=1)
             yield llm_pb2.GenerateResponse(finish=llm_pb2.Finish(reason="stop", usage=usage, queued_ms=3, running_ms=4))
@@ -214,6 +236,7 @@ class FakeDecoder(FakeComponent, decoder_pb2_grpc.DecoderServiceServicer):
             for step in range(1, steps + 1):
                 if step == self.dies_after + 1 > 1:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+                await self.awake.wait()
                 yield decoder_pb2.DecodeResponse(progress=decoder_pb2.Progress(step=step, num_steps=steps))
                 if start.params.preview_interval and step % start.params.preview_interval == 0:
                     yield decoder_pb2.DecodeResponse(preview=decoder_pb2.Preview(image=picture("gray"), step=step))
@@ -224,6 +247,10 @@ class FakeDecoder(FakeComponent, decoder_pb2_grpc.DecoderServiceServicer):
                 image=data.getvalue(), width=8, height=8, seed=start.params.seed, queued_ms=5, running_ms=6
             )
             yield decoder_pb2.DecodeResponse(image=image)
+
+
+def kinds(responses: list[orchestrator_pb2.RespondResponse]) -> list[str]:
+    return [str(response.WhichOneof("event")) for response in responses]
 
 
 async def drain(call: Any) -> None:

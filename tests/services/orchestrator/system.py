@@ -10,6 +10,7 @@ import pytest
 from services.orchestrator.__main__ import assemble
 from services.orchestrator.authentication import authentication
 from services.orchestrator.backends import Backends
+from services.orchestrator.budget import RetryBudget
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.servicer import SERVICE_NAME
 from tests.services.orchestrator.cards import message
@@ -55,7 +56,14 @@ class System:
             decoder_addresses=tuple(d.address for d in self.decoders),
             **self.settings,
         )
-        self.backends = Backends(config.addresses, config.poll_interval_ms, config.max_message_bytes)
+        self.backends = Backends(
+            config.addresses,
+            config.poll_interval_ms,
+            config.max_message_bytes,
+            silence_ms=config.silence_ms,
+            silence_alone_ms=config.silence_alone_ms,
+            budget=RetryBudget(config.retry_ratio, config.retry_burst),
+        )
         servicer, embedder = assemble(config, self.backends, self.metrics)
         server = GrpcServer(
             config,

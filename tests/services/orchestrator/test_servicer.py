@@ -99,6 +99,23 @@ async def test_full_queue_is_refused_at_once(system: System) -> None:
     assert system.counted("requests_total", task="understand", status="RESOURCE_EXHAUSTED") == 1
 
 
+async def test_waiting_request_whose_deadline_passes_leaves_at_once(system: System) -> None:
+    system.settings |= {"max_num_requests": 1, "max_queue_size": 1}
+    system.llm.hold = asyncio.Event()
+    await system.start()
+    request = system.request("hello", task="UNDERSTAND")
+    running = asyncio.create_task(system.respond(request))
+    await until(lambda: system.llm.num_running == 1)
+    error = await system.refused(request, timeout=0.2)
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    await until(lambda: system.counted("requests_waiting") == 0)
+    waiting = asyncio.create_task(system.respond(request))  # its place is free
+    await until(lambda: system.counted("requests_waiting") == 1)
+    system.llm.hold.set()
+    await asyncio.gather(running, waiting)
+    assert system.llm.num_calls == 2
+
+
 async def test_waiting_request_that_is_abandoned_gives_its_place_back(system: System) -> None:
     system.settings |= {"max_num_requests": 1, "max_queue_size": 1}
     system.llm.hold = asyncio.Event()

@@ -93,6 +93,7 @@ def kill_within(recipe: Path, stage: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * TIMEOUT_S)
 def test_a_run_from_nothing_to_a_checkpoint_and_one_that_is_killed(tmp_path: Path) -> None:
     unharmed, killed = (write_recipe(tmp_path / name) for name in ("unharmed", "killed"))
     finish(unharmed)

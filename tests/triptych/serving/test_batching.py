@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import aclosing
 
 import pytest
@@ -61,6 +61,35 @@ async def test_passes_errors(worker: Worker) -> None:
     with pytest.raises(ZeroDivisionError):
         await worker.run(divmod, 1, 0)
     assert await worker.run(divmod, 1, 1) == (1, 0)
+
+
+def too_much_for_torch() -> object:
+    import torch
+
+    return torch.empty(2**50, dtype=torch.uint8)
+
+
+def too_much_for_python() -> object:
+    return bytearray(2**62)
+
+
+def out_of_memory_on_the_gpu() -> object:
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+@pytest.mark.parametrize("work", [too_much_for_torch, too_much_for_python, out_of_memory_on_the_gpu])
+async def test_running_out_of_memory_fails_the_request_alone(worker: Worker, work: Callable[[], object]) -> None:
+    with pytest.raises(ResourceExhausted, match="encoder ran out of memory over this request") as caught:
+        await worker.run(work)
+    assert caught.value.retry_after_ms == 0, "it would not fit later either"
+    assert await worker.run(lambda: "next") == "next"
+
+
+async def test_other_runtime_errors_stay_what_they_are(worker: Worker) -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        await worker.run(lambda: (_ for _ in ()).throw(RuntimeError("shapes do not match")))
 
 
 async def test_first_in_first_out(worker: Worker) -> None:
