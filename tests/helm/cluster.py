@@ -12,6 +12,7 @@ from tests.integration.processes import TRIPTYCH, run
 from triptych.certificates import Authority
 
 CHECKPOINT: Final = ROOT / "checkpoints" / "genllava-tiny"
+STEPS: Final = "12"  # enough for a circle, and for a busy machine
 OK, BAD_INPUT, UNAVAILABLE = 0, 2, 3
 
 
@@ -71,11 +72,12 @@ def draw_ask_edit(cluster: Cluster, **user: str) -> None:
 
 def draw_ask_edit_with(triptych: Callable[..., "CompletedProcess[str]"], folder: Path) -> None:
     """The shipped checkpoint draws this circle right: what it says of its own pictures is what was asked for."""
-    drawn = triptych("draw", "a large red circle in the center", "-o", "circle.png", "--seed", "1")
+    flags = ("--seed", "1", "--steps", STEPS)
+    drawn = triptych("draw", "a large red circle in the center", "-o", "circle.png", *flags)
     assert drawn.returncode == OK, drawn.stderr
     assert (folder / "circle.png").read_bytes()[:4] == b"\x89PNG"
     assert "red" in answer(triptych("ask", "circle.png", "What color is it?", "--temperature", "0"))
-    edited = triptych("edit", "circle.png", "make it blue", "-o", "blue.png", "--seed", "1")
+    edited = triptych("edit", "circle.png", "make it blue", "-o", "blue.png", *flags)
     assert edited.returncode == OK, edited.stderr
     assert "blue" in answer(triptych("ask", "blue.png", "What color is it?", "--temperature", "0"))
 

@@ -34,7 +34,7 @@ NAMES: Final = """
 network_backend = "netavark"
 """
 PLUGINS: Final = Path("/usr/lib/podman")
-START_S: Final = 300
+START_S: Final = 900  # torch on a busy machine
 
 
 class Podman:

@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import pytest
 
-from tests.helm.cluster import BAD_INPUT, UNAVAILABLE, Cluster, cluster, draw_ask_edit
+from tests.helm.cluster import BAD_INPUT, OK, UNAVAILABLE, Cluster, cluster, draw_ask_edit
 from tests.helm.podman import HERE, Podman
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 
 GUARDED: Final[dict[str, Any]] = {"tls": {"enabled": True}, "keys": {"secretName": "triptych-keys"}}
-RENEWED_S: Final = 60.0  # until new certificates are in use everywhere: a poll or two, on a busy machine
+RENEWED_S: Final = 120.0  # until new certificates are in use everywhere: a poll or two, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -44,5 +44,6 @@ def test_new_certificates_are_taken_up(guarded: tuple[Cluster, dict[str, str]]) 
     while (status := found.triptych("status", **renewed)).stdout.count("\tserving") < 3:
         assert time.monotonic() < deadline, status.stdout + status.stderr
         time.sleep(1)
-    draw_ask_edit(found, **renewed)
+    drawn = found.triptych("draw", "a red circle", "-o", "again.png", "--steps", "2", **renewed)
+    assert drawn.returncode == OK, drawn.stderr
     assert [found.played.inspect(name)["State"]["StartedAt"] for name in found.names] == before
