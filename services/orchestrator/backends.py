@@ -76,7 +76,7 @@ class Backends:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._discovery.stop()
-        await asyncio.gather(*(replica.say_goodbye(self._id) for replica in self._replicas.values()))
+        await asyncio.gather(*(replica.say_goodbye() for replica in self._replicas.values()))
         await asyncio.gather(*(replica.close() for replica in self._replicas.values()))
 
     def replicas(self, stage: str) -> list[Replica]:
