@@ -26,6 +26,7 @@ HEALTHS: Final[dict[pb.Health.ValueType, str]] = {
     pb.HEALTH_NOT_SERVING: "not_serving",
     pb.HEALTH_UNREACHABLE: "unreachable",
 }
+WRITE_FAILED: Final = "Internal error from Core"  # grpc.aio's word for a message to a call that is over already
 LOOK_S: Final = 0.1  # how often a silence is looked at while it lasts
 MAX_STALL_S: Final = 0.3  # a timer that is later than this tells of our own event loop, not of who is asked
 
@@ -202,7 +203,9 @@ class Replica:
 
     def _translated(self, error: grpc.aio.AioRpcError) -> TriptychError:
         where = f"{self.stage} at {self.address}"
-        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):  # we never see our own cancel here
+        is_cut_off = error.code() is grpc.StatusCode.INTERNAL and error.details() == WRITE_FAILED
+        # We never see our own cancel here.
+        if is_cut_off or error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             self.mark_unreachable(error.details() or error.code().name)
             return self._went_away(error.details() or error.code().name)
         translated = error_from_rpc(error)
