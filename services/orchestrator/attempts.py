@@ -11,7 +11,7 @@ from triptych.errors import ResourceExhausted, Unavailable
 
 MAX_ATTEMPTS: Final = 4  # of one stage of one request
 MAX_WAITS: Final = 30  # for full queues, each as long as the replica said
-LOOK_S: Final = 0.3
+LOOK_S: Final = 0.5
 Failure = Unavailable | ResourceExhausted
 
 

@@ -138,7 +138,8 @@ async def test_only_one_that_fits_takes_over(system: System) -> None:
     error = await system.refused(system.request("what?", picture(), task="UNDERSTAND"))
     assert error.code() == grpc.StatusCode.UNAVAILABLE
     assert dict(error.trailing_metadata())["replica"] == system.encoders[0].address
-    assert [encoder.num_calls for encoder in system.encoders] == [MAX_ATTEMPTS, 0]
+    assert 1 <= system.encoders[0].num_calls <= MAX_ATTEMPTS
+    assert system.encoders[1].num_calls == 0
 
 
 async def test_every_replica_lost(system: System) -> None:
@@ -148,7 +149,7 @@ async def test_every_replica_lost(system: System) -> None:
     await system.start()
     error = await system.refused(system.request("draw", task="GENERATE"))
     assert (error.code(), dict(error.trailing_metadata())["stage"]) == (grpc.StatusCode.UNAVAILABLE, "decoder")
-    assert sum(d.num_calls for d in system.decoders) == MAX_ATTEMPTS
+    assert sum(d.num_calls for d in system.decoders) <= MAX_ATTEMPTS
     assert min(d.num_calls for d in system.decoders) >= 1
 
 
