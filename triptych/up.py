@@ -129,7 +129,7 @@ class LocalSystem:
         if not self._upgrading.acquire(blocking=False):
             raise FailedPrecondition("another upgrade is under way")
         try:
-            with Client(self.address, timeout_s=5, access=self.access) as client:
+            with Client(self.address, timeout_s=10, access=self.access) as client:
                 yield from Upgrade(self._crew, plan, client, self._start_timeout_s, is_cancelled).run()
         finally:
             self._upgrading.release()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from triptych.client import Client
-from triptych.errors import Cancelled, FailedPrecondition, TriptychError
+from triptych.errors import Cancelled, DeadlineExceeded, FailedPrecondition, TriptychError, Unavailable
 from triptych.local.crew import DRAIN_TIMEOUT_S, Crew, Launch
 from triptych.local.process import Process
 from triptych.v1 import component_pb2
@@ -79,7 +79,7 @@ class Upgrade:
     def _await_standing(self) -> None:
         """Until all of them serve and are part of a chain. Raises FailedPrecondition when one cannot be."""
         for _ in self._looks(self._start_timeout_s, "is not part of a chain"):
-            listed = self._listed(self._new)
+            listed = self._looked_up()
             if len(listed) < len(self._new) or any(replica.health != pb.HEALTH_SERVING for replica in listed):
                 continue
             self._refuse_faulty(listed)
@@ -91,7 +91,7 @@ class Upgrade:
             return
         began_s = time.monotonic()
         for _ in self._looks(float("inf"), ""):
-            listed = self._listed(self._new)
+            listed = self._looked_up()
             self._refuse_faulty(listed)
             calls = min((replica.num_calls - replica.num_failed for replica in listed), default=0)
             lasted_s = time.monotonic() - began_s
@@ -107,6 +107,8 @@ class Upgrade:
             try:
                 if not self._listed(processes):
                     break
+            except DeadlineExceeded:  # it is busy: it may still count on them
+                pass
             except TriptychError:  # no orchestrator: nobody calls them
                 break
             time.sleep(LOOK_S)
@@ -122,9 +124,16 @@ class Upgrade:
                 raise Cancelled("the upgrade was given up")
             yield
             time.sleep(LOOK_S)
-        listed = [f"{r.kind} at {r.address}: {r.detail or r.standing_reason}" for r in self._listed(self._new)]
+        listed = [f"{r.kind} at {r.address}: {r.detail or r.standing_reason}" for r in self._looked_up()]
         known = "; ".join(listed) or "unknown to the orchestrator"
         raise FailedPrecondition(f"{self._names} {missing} after {timeout_s:g} s ({known})")
+
+    def _looked_up(self) -> list[pb.Replica]:
+        """The new ones; none while the orchestrator does not answer, which is not their fault."""
+        try:
+            return self._listed(self._new)
+        except (Unavailable, DeadlineExceeded):
+            return []
 
     def _listed(self, processes: Sequence[Process]) -> list[pb.Replica]:
         addresses = {self._crew.address(process) for process in processes}

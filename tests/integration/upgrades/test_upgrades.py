@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.integration.pictures import pixels_of
-from tests.integration.processes import ROOT, TRIPTYCH, environment, run
+from tests.integration.processes import ROOT, TRIPTYCH, environment
 from tests.integration.upgrades.load import Load, respond
 from tests.integration.upgrades.variants import Variants
 from triptych.card import read_card
@@ -22,7 +22,9 @@ from triptych.client import Client
 from triptych.up import LocalSystem
 from triptych.v1 import component_pb2
 
+pytestmark = pytest.mark.timeout(3 * 1200)
 STAGES = ("encoder", "llm", "decoder")
+PATIENCE_S = 1200  # several processes import torch, beside a steady load, on two cores that others may use too
 
 
 @dataclass
@@ -34,7 +36,10 @@ class Site:
     variants: Variants
 
     def upgrade(self, *args: str | Path) -> subprocess.CompletedProcess[str]:
-        return run(*TRIPTYCH, "upgrade", *args, "--address", self.system.address)
+        command = [*TRIPTYCH, "upgrade", *(str(arg) for arg in args), "--address", self.system.address]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
 
     def generations(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {stage: set() for stage in STAGES}
