@@ -72,6 +72,8 @@ def test_probes_and_draining(objects: Objects) -> None:
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert container[probe]["grpc"]["port"] == ports["health"]
+        is_component = container["name"] != "orchestrator"
+        assert container["readinessProbe"]["grpc"].get("service") == ("chain" if is_component else "")
         config = settings(container)
         assert [config.port, config.metrics_port, config.health_port] == [
             ports[name] for name in ("grpc", "metrics", "health")

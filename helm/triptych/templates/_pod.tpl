@@ -67,6 +67,7 @@ runtimeClassName: {{ . | quote }}
 {{- if $values.keys.secretName -}}{{- $_ := set $config "keys_file" (printf "/keys/%s" $values.keys.key) -}}{{- end -}}
 {{- else -}}
 {{- $_ := set $config "checkpoint" "/checkpoint" -}}
+{{- $_ := set $config "release" (include "triptych.image" . | splitList "/" | last) -}}
 {{- $_ := set $config "device" (ternary "cuda" "cpu" (gt (int .of.gpu.count) 0)) -}}
 {{- end -}}
 {{- range $key, $value := mergeOverwrite $config (deepCopy .of.config) }}
@@ -128,8 +129,8 @@ livenessProbe:
   failureThreshold: 6
 {{- end -}}
 
-{{/* What of a component's health makes its pod ready: the whole process. */}}
-{{- define "triptych.readiness" -}}{{- end -}}
+{{/* What of its health makes a pod ready: of a component also that it fits the others, as the orchestrator tells it. */}}
+{{- define "triptych.readiness" -}}{{- if ne .service "orchestrator" -}}chain{{- end -}}{{- end -}}
 
 {{/* Libraries keep caches where they think home is. */}}
 {{- define "triptych.homes" }}
