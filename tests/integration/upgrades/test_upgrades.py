@@ -22,7 +22,7 @@ from triptych.client import Client
 from triptych.up import LocalSystem
 from triptych.v1 import component_pb2
 
-pytestmark = pytest.mark.timeout(3 * 1200)
+pytestmark = [pytest.mark.upgrades, pytest.mark.timeout(3 * 1200)]
 STAGES = ("encoder", "llm", "decoder")
 PATIENCE_S = 1200  # several processes import torch, beside a steady load, on two cores that others may use too
 
