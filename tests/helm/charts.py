@@ -40,6 +40,7 @@ EVERYTHING: Final[dict[str, Any]] = {
     "ingress": {"enabled": True, "host": "triptych.example", "tlsSecretName": "tls"},
     "orchestrator": {
         "headless": True,
+        "discovery": "endpointslices",
         "config": {
             "jwt_jwks": "https://login.example:8443/keys",
             "jwt_issuer": "https://login.example",

@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
+from services.orchestrator.discovery.kubernetes import STAGE_LABEL
 from tests.helm.charts import Object, of_kind, pod, pod_labels, render, selects, service_of, values_of, workloads
 from tests.helm.conftest import ALL
 from tests.helm.settings import CONFIGS
@@ -43,7 +44,7 @@ def test_restricted(objects: Objects) -> None:
         spec = pod(found)
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["runAsUser"] > 0
-        assert spec["automountServiceAccountToken"] is False
+        assert spec["automountServiceAccountToken"] is watches(found)
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
         assert not any("hostPath" in volume for volume in spec["volumes"])
         for container in (*spec.get("initContainers", ()), *spec["containers"]):
@@ -57,12 +58,32 @@ def test_restricted(objects: Objects) -> None:
             assert "emptyDir" in volume
 
 
+def watches(workload: Object) -> bool:
+    """Whether it is an orchestrator that finds components by their EndpointSlices."""
+    container = pod(workload)["containers"][0]
+    return container["name"] == "orchestrator" and "ORCHESTRATOR_KUBERNETES_SELECTOR" in environment(container)
+
+
 def test_accounts_have_no_rights(objects: Objects) -> None:
+    """But to read EndpointSlices, where the orchestrator watches them."""
     accounts = {found["metadata"]["name"]: found for found in of_kind(objects, "ServiceAccount")}
     used = {pod(found)["serviceAccountName"] for found in workloads(objects)}
     assert used == set(accounts)
     assert all(account["automountServiceAccountToken"] is False for account in accounts.values())
-    assert of_kind(objects, "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding") == []
+    assert of_kind(objects, "ClusterRole", "ClusterRoleBinding") == []
+    rights = of_kind(objects, "Role", "RoleBinding")
+    if not any(watches(found) for found in serving(objects)):
+        assert rights == []
+        return
+    role, binding = rights
+    (rule,) = role["rules"]
+    assert rule == {
+        "apiGroups": ["discovery.k8s.io"],
+        "resources": ["endpointslices"],
+        "verbs": ["get", "list", "watch"],
+    }
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert [subject["name"] for subject in binding["subjects"]] == ["triptych-orchestrator"]
 
 
 def test_probes_and_draining(objects: Objects) -> None:
@@ -160,7 +181,13 @@ def test_services_lead_to_pods(objects: Objects) -> None:
             addresses.add(f"{name}:{spec['ports'][0]['port']}")
     (orchestrator,) = (found for found in serving(objects) if service_of(found) == "orchestrator")
     told = settings(pod(orchestrator)["containers"][0]).model_dump()
-    assert {told[f"{service}_addresses"] for service in GATED[:3]} == {(address,) for address in addresses}
+    if watches(orchestrator):
+        wanted = {"matchLabels": dict(pair.split("=") for pair in told["kubernetes_selector"].split(","))}
+        labels = [found["metadata"]["labels"] for found in of_kind(objects, "Service")]
+        stages = {own[STAGE_LABEL] for own in labels if STAGE_LABEL in own and selects(wanted, own)}
+        assert stages == set(GATED)
+    else:
+        assert {told[f"{service}_addresses"] for service in GATED[:3]} == {(address,) for address in addresses}
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -59,11 +59,15 @@ runtimeClassName: {{ . | quote }}
 {{- $_ := set $config "health_port" (include "triptych.healthPort" .service) -}}
 {{- if $values.tls.enabled -}}{{- $_ := set $config "tls_dir" "/tls" -}}
 {{- else -}}{{- $_ := set $config "insecure" true -}}{{- end -}}
-{{- if eq .service "orchestrator" -}}
+{{- if eq (include "triptych.watches" .) "true" -}}
+{{- $_ := set $config "kubernetes_selector" (printf "app.kubernetes.io/name=triptych,app.kubernetes.io/instance=%s" .root.Release.Name) -}}
+{{- else if eq .service "orchestrator" -}}
 {{- range $service := include "triptych.stages" .all | fromJsonArray -}}
 {{- $address := printf "%s:%s" (include "triptych.stage" (dict "root" $component.root "service" $service)) (include "triptych.port" $service) -}}
 {{- if ne $service "orchestrator" -}}{{- $_ := set $config (printf "%s_addresses" $service) $address -}}{{- end -}}
 {{- end -}}
+{{- end -}}
+{{- if eq .service "orchestrator" -}}
 {{- if $values.keys.secretName -}}{{- $_ := set $config "keys_file" (printf "/keys/%s" $values.keys.key) -}}{{- end -}}
 {{- else -}}
 {{- $_ := set $config "checkpoint" "/checkpoint" -}}

@@ -75,6 +75,12 @@ spec:
   ports: [{port: {{ include "triptych.port" $service }}}]
 {{- end }}
 {{- end }}
+{{- if eq (include "triptych.watches" .) "true" }}
+- ports:
+    {{- range .of.apiPorts }}
+    - {port: {{ int . }}}
+    {{- end }}
+{{- end }}
 {{- include "triptych.keysEgress" . }}
 {{- else if eq .of.checkpoint.source "fetch" }}
 - ports:

@@ -9,6 +9,7 @@ kind: Service
 metadata:
   name: {{ include "triptych.stage" . }}
   labels: {{- $labels | nindent 4 }}
+    triptych/service: {{ .service }}
 spec:
   type: ClusterIP
   {{- if or (not $isOrchestrator) $values.orchestrator.headless }}
