@@ -1,11 +1,10 @@
 """One replica behind the orchestrator: what it last said of itself, and the calls that run on it."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -13,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.orchestrator.discovery.place import Place
 from services.orchestrator.facts import check_card
+from services.orchestrator.hearing import Hearing
 from services.orchestrator.routing import Candidate
 from services.orchestrator.standing import Standing, Word
 from triptych.card import Card
@@ -38,11 +38,7 @@ STANDINGS: Final[dict[Word, component_pb2.Standing.ValueType]] = {
 }
 # What gRPC says in place of the replica's own status when that arrives while a message of ours is on its way out.
 CORE_FAILED: Final = "Internal error from Core"
-LOOK_S: Final = 0.1  # how often a silence is looked at while it lasts
 GOODBYE_TIMEOUT_S: Final = 0.5
-MAX_STALL_S: Final = 0.3  # a timer that is later than this tells of our own event loop, not of who is asked
-
-T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -71,10 +67,9 @@ class Replica:
         self.address = place.address
         self._place = place
         self._link = open_link()
-        self._silence_s = silence_s
+        self.hearing = Hearing(silence_s)
         self._orchestrator_id = orchestrator_id
         self._trial_share = trial_share
-        self._heard = 0.0  # when it last said anything, in any call
         self._ongoing: set[Ongoing] = set()
         self.asked = asyncio.Event()  # once at least
         self.standing = Standing()
@@ -112,15 +107,15 @@ class Replica:
         self._link.renew()
         asked = component_pb2.DescribeRequest(verdict=self._verdict())
         try:
-            described = await self._answer(component_pb2_grpc.ComponentServiceStub(self.channel).Describe(asked))
-            checked = await self._answer(
+            described = await self.hearing.answer(component_pb2_grpc.ComponentServiceStub(self.channel).Describe(asked))
+            checked = await self.hearing.answer(
                 health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest())
             )
         except grpc.aio.AioRpcError as error:
             self.mark_unreachable(error.details() or error.code().name)
             return
         except TimeoutError:
-            self.mark_unreachable(f"silent for {self._silence_s():g} s")
+            self.mark_unreachable(f"silent for {self.hearing.silence_s():g} s")
             self._give_up_calls()
             return
         finally:
@@ -129,13 +124,6 @@ class Replica:
         self._num_others = max(0, load.num_running + load.num_waiting - self.num_in_flight)
         self.description = described
         self._judge(described, checked.status == health_pb2.HealthCheckResponse.SERVING)
-
-    def listened(self, call: AsyncIterable[T]) -> AsyncIterator[T]:
-        """The messages of one of its calls: each is a sign of life."""
-        return _Listened(aiter(call), self._hear)
-
-    def _hear(self) -> None:
-        self._heard = time.monotonic()
 
     async def say_goodbye(self) -> None:
         """So that it need not wait for us when it drains. Never raises."""
@@ -246,26 +234,6 @@ class Replica:
         finally:
             self._ongoing.discard(ongoing)
 
-    async def _answer(self, call: Awaitable[T]) -> T:
-        """Raises TimeoutError after `silence_s` in which nothing was heard. Time in which our own event loop stood
-        still is nobody's silence.
-        """
-        asking = asyncio.ensure_future(call)
-        asked = time.monotonic()
-        try:
-            while not asking.done():
-                due = min(max(asked, self._heard) + self._silence_s(), time.monotonic() + LOOK_S)
-                await asyncio.wait((asking,), timeout=max(0.0, due - time.monotonic()))
-                now = time.monotonic()
-                if now - due > MAX_STALL_S:
-                    asked = now
-                elif not asking.done() and max(asked, self._heard) + self._silence_s() <= now:
-                    raise TimeoutError
-            self._hear()
-            return asking.result()
-        finally:
-            asking.cancel()
-
     def _give_up_calls(self) -> None:
         for ongoing in self._ongoing:
             if ongoing.call is not None:
@@ -314,19 +282,3 @@ class Replica:
 
     def _went_away(self, why: str) -> Unavailable:
         return Unavailable(f"{self.stage} at {self.address} went away: {why}", stage=self.stage, replica=self.address)
-
-
-class _Listened(Generic[T]):
-    """No generator: one that is left half-way would wait for the garbage collector."""
-
-    def __init__(self, messages: AsyncIterator[T], hear: Callable[[], None]) -> None:
-        self._messages = messages
-        self._hear = hear
-
-    def __aiter__(self) -> "_Listened[T]":
-        return self
-
-    async def __anext__(self) -> T:
-        message = await anext(self._messages)
-        self._hear()
-        return message

@@ -121,7 +121,7 @@ class Stages:
                 call = stub.Encode(encoder_pb2.EncodeRequest(images=images), timeout=self._timeout_for("encoder"))
             ongoing.call = call
             try:
-                async for response in replica.listened(call):
+                async for response in replica.hearing.listened(call):
                     if response.HasField("embedding"):
                         assemblers.append(TensorAssembler(response.embedding.embeddings, MAX_TENSOR_BYTES))
                     elif response.HasField("chunk") and assemblers:
@@ -226,7 +226,7 @@ class Stages:
                 call = method(stream(), timeout=self._timeout_for(replica.stage))
             ongoing.call = call
             try:
-                yield ongoing.served_by, replica.listened(call)
+                yield ongoing.served_by, replica.hearing.listened(call)
             finally:
                 closed.set()
                 call.cancel()
