@@ -14,8 +14,11 @@ demo: install ## the whole system on this machine, from a small checkpoint: chat
 train: install ## train the small model that ships with the project
 	$(PYTHON_BIN)/python -m services.trainer recipes/genllava-tiny.toml
 
-test: install ## all tests
+test: install ## all tests but the long ones
 	$(PYTHON_BIN)/python -m pytest
+
+slow: install ## the long proofs: whole training runs, killed ones among them; several processes against one
+	$(PYTHON_BIN)/python -m pytest -m "slow and not upgrades and not containers" --timeout 1800 --durations 0
 
 upgrades: install ## components upgraded under load, well and badly, with real processes
 	$(PYTHON_BIN)/python -m pytest tests/integration/upgrades tests/triptych/local -m "not containers" --timeout 1800 --durations 0

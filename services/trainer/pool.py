@@ -14,6 +14,8 @@ def worker_pool(num_workers: int) -> Iterator[Executor]:
     # Spawned, not forked: threads of the libraries in this process would not survive a fork.
     pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _begin_worker)
     try:
+        with _interrupts_held():
+            pool.submit(int)  # the first task starts all workers
         yield pool
     except KeyboardInterrupt:
         for worker in active_children():
@@ -24,10 +26,21 @@ def worker_pool(num_workers: int) -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A process that is started within has Ctrl-C waiting until it lets it in."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker() -> None:
     """Ctrl-C ends a worker at once and without a word, in the middle of a step: what it had not finished is not
     there."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

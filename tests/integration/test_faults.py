@@ -28,8 +28,6 @@ from triptych.replies import Done, Drawing, Event, Progress, TextDelta
 from triptych.requests import Params
 from triptych.v1 import orchestrator_pb2 as pb
 
-pytestmark = pytest.mark.slow
-
 SILENCE_S = 0.7
 PATIENCE_S = 10.0  # on a machine that is busy with other things
 LONG_DRAWING = Params(seed=1, steps=60, max_tokens=4)

@@ -66,6 +66,7 @@ def test_everything_is_missing(tmp_path: Path) -> None:
         assert front.wait() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", STAGES)
 def test_missing_at_start_then_there_then_killed(system: System, tmp_path: Path, missing: str) -> None:
     """The rest of the system answers what it can without the one that is missing."""

@@ -83,11 +83,13 @@ class System:
         self._embedder = embedder
 
     async def stop(self) -> None:
-        for close in self._close:
-            await close()
+        """May be repeated."""
+        was_running = bool(self._close)
+        while self._close:
+            await self._close.pop(0)()
         for component in self.components:
             await component.stop()
-        if self._close:
+        if was_running:
             self._embedder.close()
 
     def request(self, *contents: str | bytes, task: str = "AUTO", **fields: Any) -> pb.RespondRequest:

@@ -26,6 +26,7 @@ def same(one: Made, other: Made) -> None:
     assert other.losses == one.losses[-len(other.losses) :]
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_run_and_two_nodes_go_on_to_the_same_weights(
     made: Mapping[str, Made], tmp_path: Path
 ) -> None:

@@ -90,6 +90,7 @@ def test_all_replicas_of_a_component(system: LocalSystem, tmp_path: Path) -> Non
     assert (after["encoder"], after["llm"]) == (before["encoder"], before["llm"])
 
 
+@pytest.mark.slow
 def test_two_that_belong_together(system: LocalSystem, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "new", newer(encoder_card("in@2")), newer(llm_card("in@2")))
     before = digests(system)
