@@ -205,6 +205,7 @@ def test_decoder_retrained_against_the_frozen_llm(site: Site) -> None:
 def test_llm_and_encoder_together(site: Site) -> None:
     """A new space between them: at no time does one of them work with the other's predecessor."""
     folder, before = site.variants.retrained_pair(), site.generations()
+    site.variants.export_encoder(folder)  # the encoder before it may run on ONNX by now, and its settings stay
     decoder = site.system._crew.launches["decoder"].checkpoint
     with Client(site.system.address) as client, Load(site.system.address) as load:
         chat = client.chat()

@@ -30,9 +30,9 @@ class Variants:
         self._facts = cards["decoder"].facts
         self._template = PromptTemplate.from_dict(cards["llm"].facts["template"])
 
-    def export_encoder(self) -> None:
-        """Into the folder that runs: its digest stays."""
-        export_component(self._base / "encoder", ExportConfig(format="onnx"))
+    def export_encoder(self, checkpoint: Path | None = None) -> None:
+        """Into the folder itself, by default the one that runs: its digest stays."""
+        export_component((checkpoint or self._base) / "encoder", ExportConfig(format="onnx"))
 
     def retrained_decoder(self) -> Path:
         """Other weights, learned against the same LLM: the space stays."""
