@@ -21,7 +21,7 @@ slow: install ## the long proofs: whole training runs, killed ones among them; s
 	$(PYTHON_BIN)/python -m pytest -m "slow and not upgrades and not containers" --timeout 1800 --durations 0
 
 upgrades: install ## components upgraded under load, well and badly, with real processes
-	$(PYTHON_BIN)/python -m pytest tests/integration/upgrades tests/triptych/local -m "not containers" --timeout 1800 --durations 0
+	$(PYTHON_BIN)/python -m pytest tests/integration/upgrades tests/triptych/local -m "not containers" --timeout 1800 --durations 0 --log-cli-level INFO
 
 fuzz: install ## every parser of what strangers send, with new examples; FUZZ_EXAMPLES=100000 make fuzz
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-5000} $(PYTHON_BIN)/python -m pytest tests/fuzz --timeout 7200 --hypothesis-show-statistics

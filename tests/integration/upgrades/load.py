@@ -1,6 +1,7 @@
 """Users who ask, draw and edit all the time, and notice everything."""
 
 import itertools
+import logging
 import threading
 import time
 from collections import Counter
@@ -12,6 +13,9 @@ from triptych.client import Client
 from triptych.replies import Reply, ServedBy
 from triptych.requests import Params
 
+log = logging.getLogger(__name__)
+
+NUMBERS = itertools.count(1)  # of all loads: each request has a picture that no cache has seen
 PARAMS = Params(seed=7, steps=2, max_tokens=4)
 
 
@@ -46,14 +50,15 @@ class Load:
         self._stopping.set()
         for thread in self._threads:
             thread.join()
+        log.info("%d requests answered, %d failed", len(self.turns), len(self.failures))
 
     def _use(self, kind: str) -> None:
         with Client(self.address, timeout_s=120) as client:
-            for number in itertools.count():
+            while True:
                 if self._stopping.wait(0.02):
                     return
                 try:
-                    reply = respond(client, kind, number)
+                    reply = respond(client, kind, next(NUMBERS))
                 except Exception as error:  # noqa: BLE001 (a failure of any kind is what we look for)
                     self.failures.append(f"{kind}: {type(error).__name__}: {error}")
                 else:
@@ -68,7 +73,6 @@ class Load:
 
 
 def respond(client: Client, kind: str, number: int = 0) -> Reply:
-    """Each with a picture that no cache has seen."""
     picture: Any = encoded(noise(seed=number))
     if kind == "ask":
         return client.chat().send("What color is it?", [picture], "understand", PARAMS)
