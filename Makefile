@@ -60,4 +60,4 @@ images: ## container images; takes BUILDER, VARIANT, TORCH_INDEX, PREFIX, TARGET
 chart-e2e: install ## the chart's CPU example, played by podman from images built here: draw, ask, edit
 	PYTHON=$(PYTHON_BIN)/python scripts/chart-e2e
 
-.PHONY: help install demo train test upgrades fuzz lint types format proto proto-check audit bench faults images chart-e2e
+.PHONY: help install demo train test slow upgrades fuzz lint types format proto proto-check audit bench faults images chart-e2e
