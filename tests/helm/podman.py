@@ -129,19 +129,19 @@ class Played:
         shutil.copytree(self._checkpoint / component, place, dirs_exist_ok=True)
 
     def _await_ready(self) -> None:
+        """All have to start before any can be ready: components learn from the orchestrator that they fit each other."""
         deadline = time.monotonic() + START_S
-        for deployment in self._deployments:
-            component = deployment["metadata"]["name"]
-            while why := self._why_not_started(deployment):
-                assert self.inspect(component)["State"]["Running"], f"{component}: {self.logs(component)}"
-                assert time.monotonic() < deadline, f"{component}: {why}\n{self.logs(component)}"
-                time.sleep(0.5)
-            self.probe(deployment, "readinessProbe")
-            self.probe(deployment, "livenessProbe")
+        for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+            for deployment in self._deployments:
+                component = deployment["metadata"]["name"]
+                while why := self._why_not(deployment, name):
+                    assert self.inspect(component)["State"]["Running"], f"{component}: {self.logs(component)}"
+                    assert time.monotonic() < deadline, f"{component}, {name}: {why}\n{self.logs(component)}"
+                    time.sleep(0.5)
 
-    def _why_not_started(self, deployment: Object) -> str:
+    def _why_not(self, deployment: Object, name: str) -> str:
         try:
-            self.probe(deployment, "startupProbe")
+            self.probe(deployment, name)
         except Unavailable as error:
             return str(error)
         return ""
