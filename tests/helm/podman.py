@@ -129,7 +129,7 @@ class Played:
         shutil.copytree(self._checkpoint / component, place, dirs_exist_ok=True)
 
     def _await_ready(self) -> None:
-        """All have to start before any can be ready: components learn from the orchestrator that they fit each other."""
+        """All start before any is ready: components learn from the orchestrator that they fit each other."""
         deadline = time.monotonic() + START_S
         for name in ("startupProbe", "readinessProbe", "livenessProbe"):
             for deployment in self._deployments:
