@@ -158,6 +158,15 @@ class MultimodalStage(UnderstandingStage):
     align_steps: int = Field(0, ge=0)
 
 
+class HandoverStage(Stage):
+    """The UNet on the conditioning of the frozen LLM and head, of as many conversations as the single stage's groups
+    have, kind by kind."""
+
+    condition_dropout: float = Field(0.1, ge=0, lt=1)
+    pool_size: int = Field(12_288, ge=1, description="training pictures, conditioned and encoded once")
+    timestep_power: float = Field(1.0, gt=0, description="below 1: more of the noise levels where conditioning matters")
+
+
 class Template(_Frozen):
     """Overrides of `triptych.prompts.PromptTemplate`."""
 
@@ -222,6 +231,7 @@ class Recipe(_Frozen):
     llm: LlmStage
     understanding: UnderstandingStage
     multimodal: MultimodalStage
+    handover: HandoverStage
     checkpoint: CheckpointStage
     evaluate: EvaluateStage = EvaluateStage()
     export: ExportStage = ExportStage()

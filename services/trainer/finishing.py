@@ -26,11 +26,11 @@ Figures = dict[str, object]
 
 def assemble(recipe: Recipe, folder: Path, report: Report) -> Figures:
     """The trained parts as a checkpoint in `folder/out`: cards, probes, digests."""
-    return write_trained(recipe, recipe.folder / "multimodal" / "out", folder / "out", digest(recipe, "checkpoint"))
+    return write_trained(recipe, recipe.folder / "handover" / "out", folder / "out", digest(recipe, "checkpoint"))
 
 
 def write_trained(recipe: Recipe, trained: Path, out: Path, identity: str) -> Figures:
-    """What a multimodal stage left in `trained` as a checkpoint; returns the digests of its components."""
+    """What a stage of the whole model left in `trained` as a checkpoint; returns the digests of its components."""
     config = recipe.checkpoint
     cards = write_checkpoint(
         out,

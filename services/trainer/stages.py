@@ -25,6 +25,7 @@ OBJECTIVES = Registry(
         "understanding": "services.trainer.objectives.understanding:UnderstandingObjective",
         "unet": "services.trainer.objectives.diffusion:DiffusionObjective",
         "multimodal": "services.trainer.objectives.multimodal:MultimodalObjective",
+        "handover": "services.trainer.objectives.handover:HandoverObjective",
     },
 )
 # Stages that take no gradients: functions (recipe, folder, report) that return what done.json says of them.
@@ -58,7 +59,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "understanding": ("tokenizer", "encoder", "llm"),
     "unet": ("tokenizer", "vae"),
     "multimodal": ("tokenizer", "vae_decoder", "unet", "understanding"),
-    "checkpoint": ("multimodal",),
+    "handover": ("multimodal",),
+    "checkpoint": ("handover",),
     "evaluate": ("checkpoint",),
     "export": ("evaluate",),
     "publish": ("export",),

@@ -39,8 +39,8 @@ class PhaseObjective(MultimodalObjective):
         folder = self.inputs[PREVIOUS]
         return EncoderStage.load(folder / "encoder"), LlmStage.load(folder / "llm", self.template)
 
-    def _decoder_stage(self) -> DecoderStage:
-        stage = super()._decoder_stage()
+    def load_decoder(self) -> DecoderStage:
+        stage = super().load_decoder()
         if PREVIOUS in self.inputs:
             head = DecoderStage.load(self.inputs[PREVIOUS] / "decoder").head
             stage.head.load_state_dict(head.state_dict())

@@ -1,6 +1,7 @@
 """GenLLaVA's single stage: understanding, drawing and editing learned together, the UNet and the VAE frozen."""
 
 import random
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +37,13 @@ class MultimodalObjective(UnderstandingObjective):
     """
 
     name = "multimodal"
-    needs = ("tokenizer", "vae_decoder", "unet", "understanding")
+    needs: tuple[str, ...] = ("tokenizer", "vae_decoder", "unet", "understanding")
 
     def __init__(self, recipe: Recipe, inputs: dict[str, Path]) -> None:
         torch.manual_seed(recipe.seed)
         self.inputs, self.recipe = inputs, recipe
-        self.decoder_stage = self._decoder_stage()
+        self.decoder_stage = self.load_decoder()
         super().__init__(recipe, inputs)
-        self.text = CLIPTextModel.from_pretrained(str(inputs["unet"] / "text")).requires_grad_(False).eval()
         self.noise_scheduler = self.decoder_stage.decoder.noise_scheduler()
         self.trained["head"] = self.decoder_stage.head
 
@@ -52,7 +52,8 @@ class MultimodalObjective(UnderstandingObjective):
         llm = LlmStage.load(folder / "llm", self.template)
         return EncoderStage.load(folder / "encoder"), llm.requires_grad_(True)
 
-    def _decoder_stage(self) -> DecoderStage:
+    def load_decoder(self) -> DecoderStage:
+        """The pre-trained UNet and VAE with a fresh head."""
         unet = UNet2DConditionModel.from_pretrained(str(self.inputs["unet"] / "unet"))
         unet.set_attn_processor(AttnProcessor())
         vae = AutoencoderKL.from_pretrained(str(self.inputs["vae_decoder"]))
@@ -142,6 +143,11 @@ class MultimodalObjective(UnderstandingObjective):
         predicted = self.decoder_stage.decoder(noisy, timesteps, conditioning.repeat(draws, 1, 1))
         return mse_loss(predicted.float(), denoising_target(self.noise_scheduler, latents, noise, timesteps))
 
+    @cached_property
+    def text(self) -> CLIPTextModel:
+        """The UNet's own text encoder."""
+        return CLIPTextModel.from_pretrained(str(self.inputs["unet"] / "text")).requires_grad_(False).eval()  # type: ignore[no-any-return]
+
     @torch.no_grad()
     def _text_conditioning(self, scenes: list[Scene]) -> Tensor:
         captions = [dense_caption(scene) for scene in scenes]
@@ -151,7 +157,16 @@ class MultimodalObjective(UnderstandingObjective):
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Held-out: answers right; blocks and whole scenes drawn right; edits right."""
-        figures = super().evaluate()
+        return {**super().evaluate(), **self.drawings()}
+
+    def condition(self, batch: Batch) -> Tensor:
+        """The head's output for every picture that the batch draws, without compiled code."""
+        return self.decoder_stage.head(*self.img_states(batch, self.hidden_plain(batch)))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def drawings(self) -> dict[str, float]:
+        """Held-out: blocks and whole scenes drawn right; edits right."""
+        figures: dict[str, float] = {}
         for kind in ("draw", "edit"):
             verdicts = self._drawn(Group(kind=kind, batch_size=NUM_EVAL, max_tokens=96))
             figures[f"{kind}_blocks_right"] = sum(v.num_right for v in verdicts) / sum(v.num_blocks for v in verdicts)
@@ -160,7 +175,7 @@ class MultimodalObjective(UnderstandingObjective):
 
     def _drawn(self, group: Group) -> list[Verdict]:
         batch = self.batch(group, random.Random(f"multimodal/evaluate/{group.kind}"), "held_out")
-        conditioning = self.decoder_stage.head(*self.img_states(batch, self.hidden_plain(batch)))
+        conditioning = self.condition(batch)
         decoder, null = self.decoder_stage.decoder, self.decoder_stage.null_conditioning
         served = self.recipe.checkpoint
         how = (served.num_inference_steps, served.guidance_scale)

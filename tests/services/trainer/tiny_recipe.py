@@ -61,6 +61,7 @@ VALUES: Final[dict[str, Any]] = {
         "pool_size": 32,
     },
     "understanding": {**STEPS, "groups": GROUPS[:1], "train_encoder": True, "encoder_lr_scale": 0.5},
+    "handover": {**STEPS, "batch_size": 2, "pool_size": 4},
     "multimodal": {
         **STEPS,
         "groups": GROUPS,
