@@ -14,6 +14,7 @@ from services.trainer.data.blocks.render import render
 from services.trainer.objectives.base import Objective
 from services.trainer.objectives.diffusion import denoising_target
 from services.trainer.objectives.multimodal import MultimodalObjective
+from triptych.errors import InvalidArgument
 from triptych.models.decoder_stage import DecoderStage
 from triptych.models.encoder_stage import EncoderStage
 from triptych.models.llm_stage import LlmStage
@@ -60,6 +61,8 @@ class HandoverObjective(Objective):
         self.stage = self.whole.decoder_stage.requires_grad_(False)
         self.stage.decoder.unet.requires_grad_(True)
         self.groups = [group for group in recipe.multimodal.groups if group.kind in DRAWING]
+        if not self.groups:
+            raise InvalidArgument(f"handover: multimodal.groups has none of {', '.join(DRAWING)}")
         self._pool: list[tuple[Tensor, Tensor]] = []
 
     @property

@@ -47,6 +47,10 @@ groups = [{ kind = "ask", batch_size = 1, max_tokens = 64 }]
 steps = 1
 learning_rate = 1e-3
 groups = [{ kind = "draw", batch_size = 1, max_tokens = 64 }]
+[handover]
+steps = 1
+batch_size = 1
+learning_rate = 1e-3
 [checkpoint]
 version = "1"
 """

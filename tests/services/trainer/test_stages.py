@@ -13,7 +13,7 @@ from services.trainer.worker import run_stage
 from tests.services.trainer.tiny_recipe import tiny_recipe
 from triptych.errors import FailedPrecondition
 
-LAST = {"checkpoint", "evaluate", "export", "publish"}
+LAST = {"handover", "checkpoint", "evaluate", "export", "publish"}
 
 
 def finish(recipe: Recipe, *stages: str) -> None:
@@ -72,8 +72,9 @@ def test_what_runs_alone() -> None:
         ("understanding", {"understanding", "multimodal", *LAST}),
         ("unet", {"unet", "multimodal", *LAST}),
         ("multimodal", {"multimodal", *LAST}),
-        ("checkpoint", LAST),
-        ("evaluate", LAST - {"checkpoint"}),
+        ("handover", LAST),
+        ("checkpoint", LAST - {"handover"}),
+        ("evaluate", LAST - {"handover", "checkpoint"}),
         ("export", {"export", "publish"}),
     ],
 )

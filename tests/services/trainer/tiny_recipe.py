@@ -94,12 +94,12 @@ def objective(recipe: Recipe, stage: str, upstream: Path) -> Any:
 
 
 def write_upstream(recipe: Recipe, upstream: Path) -> Path:
-    """What every stage before the multimodal one hands on, untrained: each written by its own objective."""
+    """What every stage but the last hands on, untrained: each written by its own objective."""
     torch.set_num_threads(1)
     template = PromptTemplate(**recipe.template.model_dump())
     tokenizer = recipe.tokenizer
     train_tokenizer(template, tokenizer.vocab_size, tokenizer.num_conversations, recipe.seed, upstream / "tokenizer")
     for stage in OBJECTIVES:
-        if stage != "multimodal":
+        if stage != "handover":
             objective(recipe, stage, upstream).write(upstream / stage)
     return upstream
