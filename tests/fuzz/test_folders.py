@@ -169,6 +169,7 @@ header = st.one_of(
 @examples(200)
 @given(header, st.integers(-2, 2), st.binary(max_size=16))
 @example(b'{"a/out":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}', 0, b"\0" * 4)
+@example(b'{"a/in/x":{"dtype":"F8_E4M3","shape":[0],"data_offsets":[0,0]}}', 0, b"")
 @example(b"{}", 2**60, b"")
 def test_safetensors(tmp_path_factory: pytest.TempPathFactory, head: bytes, off_by: int, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "probes.safetensors"

@@ -43,7 +43,7 @@ def read_probes(path: Path) -> dict[str, tuple[dict[str, Array], Array]]:
     """Inputs by argument, and the output, of each probe: tensors "NAME/in/ARGUMENT" and "NAME/out"."""
     try:
         tensors = load_file(path)
-    except (OSError, SafetensorError, TypeError, ValueError) as error:  # numpy has no bf16
+    except (OSError, SafetensorError, TypeError, ValueError, AttributeError) as error:  # numpy has no bf16, no float8
         raise CheckpointError(f"{path}: {error}") from error
     inputs: dict[str, dict[str, Array]] = {}
     outputs: dict[str, Array] = {}

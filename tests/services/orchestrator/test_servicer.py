@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -80,13 +81,19 @@ async def test_wrong_space_names_both_cards(system: System, encoders, decoders, 
         assert part in str(error.details())
 
 
-async def test_full_queue_is_refused_at_once(system: System) -> None:
+async def occupied(system: System, request: pb.RespondRequest) -> asyncio.Task[Any]:
+    """Started, with one request that runs until the LLM's `hold` is set, and a place for one to wait."""
     system.settings |= {"max_num_requests": 1, "max_queue_size": 1}
     system.llm.hold = asyncio.Event()
     await system.start()
-    request = system.request("hello", task="UNDERSTAND")
     running = asyncio.create_task(system.respond(request))
     await until(lambda: system.llm.num_running == 1)
+    return running
+
+
+async def test_full_queue_is_refused_at_once(system: System) -> None:
+    request = system.request("hello", task="UNDERSTAND")
+    running = await occupied(system, request)
     waiting = asyncio.create_task(system.respond(request))
     await until(lambda: system.counted("requests_waiting") == 1)
     error = await system.refused(request)
@@ -100,12 +107,8 @@ async def test_full_queue_is_refused_at_once(system: System) -> None:
 
 
 async def test_waiting_request_whose_deadline_passes_leaves_at_once(system: System) -> None:
-    system.settings |= {"max_num_requests": 1, "max_queue_size": 1}
-    system.llm.hold = asyncio.Event()
-    await system.start()
     request = system.request("hello", task="UNDERSTAND")
-    running = asyncio.create_task(system.respond(request))
-    await until(lambda: system.llm.num_running == 1)
+    running = await occupied(system, request)
     error = await system.refused(request, timeout=0.2)
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     await until(lambda: system.counted("requests_waiting") == 0)
@@ -117,12 +120,8 @@ async def test_waiting_request_whose_deadline_passes_leaves_at_once(system: Syst
 
 
 async def test_waiting_request_that_is_abandoned_gives_its_place_back(system: System) -> None:
-    system.settings |= {"max_num_requests": 1, "max_queue_size": 1}
-    system.llm.hold = asyncio.Event()
-    await system.start()
     request = system.request("hello", task="UNDERSTAND")
-    running = asyncio.create_task(system.respond(request))
-    await until(lambda: system.llm.num_running == 1)
+    running = await occupied(system, request)
     call = system.stub.Respond(request)
     reading = asyncio.create_task(drain(call))
     await until(lambda: system.counted("requests_waiting") == 1)
