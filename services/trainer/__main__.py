@@ -45,10 +45,10 @@ def main(argv: list[str] | None = None) -> int:
             node = Node(args.node_rank, args.rendezvous) if args.rendezvous else None
             run_stages(recipe, args.recipe, stages, args.threads, Lines() if args.json else Bars(stages), node)
     except TriptychError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")  # at once, also unbuffered: ranks share a log
         return EXIT_CODES.get(error.code, 1)
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last saved step", file=sys.stderr)
