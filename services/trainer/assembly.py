@@ -35,11 +35,12 @@ class Assembly:
         return stage.eval().requires_grad_(False)
 
     def llm(self) -> LlmStage:
+        """Its weights as they are stored: so the mapped file is its memory, whatever the number of ranks."""
         folder = _last(self.outs, LLM)
         if not folder:
-            return LlmStage.load(self.base / "llm")
+            return LlmStage.load(self.base / "llm", dtype=None)
         template = PromptTemplate.from_dict(read_card(self.base / "llm").facts["template"])
-        return LlmStage.load(folder, template)
+        return LlmStage.load(folder, template, dtype=None)
 
     def decoder(self) -> DecoderStage | None:
         if not self.has_decoder:

@@ -20,24 +20,30 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 def shard(module: nn.Module, blocks: list[nn.Module], distribution: Distribution, ranks: Ranks) -> None:
     """Each block, then what is left of the module, on `ranks.device`; in place.
 
-    Trained parameters become float32, whatever is computed in; gradients are summed in float32, not averaged: the
-    ranks' shares of the loss add up.
+    Trained parameters become float32, whatever is computed in, a block at a time: a rank never holds all of them so.
+    Gradients are summed in float32, not averaged: the ranks' shares of the loss add up.
     """
     shape = (ranks.world_size,) if distribution.shard else (ranks.world_size, 1)
     mesh = init_device_mesh(ranks.device.type, shape, mesh_dim_names=("copies", "shards")[-len(shape) :])
     policy = MixedPrecisionPolicy(param_dtype=DTYPES[distribution.precision], reduce_dtype=torch.float32)
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
     for block in blocks:
+        _to_float32(block)
         if distribution.activation_checkpointing:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         fully_shard(block, mesh=mesh, mp_policy=policy)
     if not isinstance(module, FSDPModule):
+        _to_float32(module)
         fully_shard(module, mesh=mesh, mp_policy=policy)
     for part in _sharded(module):
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)  # gloo has no reduction that multiplies as well
+
+
+def _to_float32(module: nn.Module) -> None:
+    """What is trained and not sharded yet."""
+    for parameter in module.parameters():
+        if parameter.requires_grad and not isinstance(parameter, DTensor):
+            parameter.data = parameter.data.float()
 
 
 def sum_gradients(module: nn.Module, now: bool) -> None:

@@ -30,8 +30,13 @@ class LlmStage(nn.Module):
         self._banned = sorted(set(codec.special_tokens.values()) - {self.eos_id, self.soi_id})
 
     @classmethod
-    def load(cls, folder: Path, template: PromptTemplate | None = None, *, dtype: torch.dtype = torch.float32) -> Self:
-        """A transformers folder with its tokenizer; unless one is given, the template stands in the card's facts."""
+    def load(
+        cls, folder: Path, template: PromptTemplate | None = None, *, dtype: torch.dtype | None = torch.float32
+    ) -> Self:
+        """A transformers folder with its tokenizer; unless one is given, the template stands in the card's facts.
+
+        dtype None: weights as they are stored.
+        """
         template = template or PromptTemplate.from_dict(read_card(folder).facts["template"])
         llm = read_class(folder / "config.json", "model_type", LLMS).load(folder, dtype)
         return cls(llm, TextCodec.load(folder), template).eval().requires_grad_(False)

@@ -13,16 +13,19 @@ from triptych.errors import CheckpointError
 from triptych.models.json_file import read_json
 
 M = TypeVar("M", bound=nn.Module)
+FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # as safetensors calls them
 
 
-def read_transformers(cls: type[M], folder: Path, dtype: torch.dtype = torch.float32) -> M:
+def read_transformers(cls: type[M], folder: Path, dtype: torch.dtype | None = torch.float32) -> M:
     """A transformers model from a local folder, its parameters as `dtype`, its buffers as precise as it makes them.
+    None: as they are stored; float32, if some are stored otherwise than others.
 
     Weights that are stored so are not copied: the model's memory is the mapped file, which must not be written to.
     Raises CheckpointError naming missing keys or files.
     """
     _require(folder / "config.json")
-    _require_weights(folder / "model.safetensors")
+    stored = _require_weights(folder / "model.safetensors")
+    dtype = dtype or (stored.pop() if len(stored) == 1 else torch.float32)
     try:
         model, info = cls.from_pretrained(  # type: ignore[attr-defined]
             str(folder), local_files_only=True, dtype=dtype, output_loading_info=True, use_safetensors=True
@@ -82,14 +85,16 @@ def _shards(index: Path) -> set[str]:
     return names
 
 
-def _require_weights(path: Path) -> None:
-    """One whole safetensors file, or all shards that its index names."""
+def _require_weights(path: Path) -> set[torch.dtype]:
+    """One whole safetensors file, or all shards that its index names; returns the floating-point types in them."""
     index = path.with_name(path.name + ".index.json")
     names = _shards(index) if index.is_file() else {path.name}
+    found: set[str] = set()
     for part in sorted(path.with_name(name) for name in names):
         _require(part)
         try:
-            with safe_open(part, "pt"):  # reads the header, and compares it with the file's length
-                pass
+            with safe_open(part, "pt") as file:  # reads the header, and compares it with the file's length
+                found |= {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (it is no dict)
         except SafetensorError as error:
             raise CheckpointError(f"{part} cannot be read: {error}") from error
+    return {FLOATS[name] for name in found & FLOATS.keys()}

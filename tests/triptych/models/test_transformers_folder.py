@@ -47,6 +47,18 @@ def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
     assert {p.dtype for p in read_transformers(MistralForCausalLM, tmp_path).parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_as_it_is_stored(tmp_path: Path, dtype: torch.dtype) -> None:
+    write_transformers(seeded_llm(), tmp_path, dtype)
+    loaded = read_transformers(MistralForCausalLM, tmp_path, None)
+    assert {p.dtype for p in loaded.parameters()} == {dtype}
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["lm_head.weight"] = weights["lm_head.weight"].to(torch.bfloat16)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    mixed = {p.dtype for p in read_transformers(MistralForCausalLM, tmp_path, None).parameters()}
+    assert mixed == {dtype if dtype is torch.bfloat16 else torch.float32}
+
+
 def test_extra_buffers_of_older_versions_are_tolerated(tmp_path: Path) -> None:
     write_transformers(seeded_llm(), tmp_path, torch.float32)
     weights = load_file(tmp_path / "model.safetensors")

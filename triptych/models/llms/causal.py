@@ -41,7 +41,8 @@ class CausalLlm(Llm):
         return self.causal_lm.lm_head(hidden_BTD)  # type: ignore[no-any-return]
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> Self:
+    def load(cls, folder: Path, dtype: torch.dtype | None = torch.float32) -> Self:
+        """None: as it is stored."""
         llm = cls.__new__(cls)
         super(CausalLlm, llm).__init__()
         llm.causal_lm = read_transformers(cls.causal_lm_class, folder, dtype)

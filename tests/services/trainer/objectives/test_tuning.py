@@ -2,6 +2,7 @@
 trained is."""
 
 import io
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,24 @@ from services.trainer.assembly import Assembly
 from services.trainer.data.collate import TuningBatch
 from services.trainer.data.reader import PreparedSample
 from services.trainer.objectives.tuning import TuningObjective
-from services.trainer.ranks import ALONE, Ranks
+from services.trainer.ranks import ALONE, Ranks, joined
+from services.trainer.train import StageRun
 from tests.services.trainer.tuned import LORA, recipe
 from triptych.errors import FailedPrecondition, InvalidArgument
+from triptych.models.llm_stage import LlmStage
 from triptych.prompts import ImageSlot
 
 NUM_STEPS = 12
 
 
 def made(root: Path, ranks: Ranks = ALONE, inputs: dict[str, Path] | None = None, **stage: Any) -> TuningObjective:
+    """In float32, as `shard` makes what is trained: most tests do without it."""
+    own = built(root, ranks, inputs, **stage)
+    own.module.float()
+    return own
+
+
+def built(root: Path, ranks: Ranks = ALONE, inputs: dict[str, Path] | None = None, **stage: Any) -> TuningObjective:
     torch.set_num_threads(1)
     stage = {"condition_dropout": 0.0, **stage}
     distribution = {"device": "cpu", "precision": "f32", "micro_batch_size": stage.pop("micro_batch_size", 0)}
@@ -223,6 +233,32 @@ def check_written(root: Path, out: Path, train: set[str]) -> None:
             rows = {key: (state[key] != known[key]).any(1).nonzero()[:, 0].tolist() for key in changed}
             assert rows["lm_head.weight"] == sorted(own)
             assert set(rows["model.embed_tokens.weight"]) <= set(own)
+
+
+@pytest.mark.parametrize("stage", [{}, {"lora": LORA}, {"train": ["tokens", "head"]}])
+def test_a_llm_stored_in_bf16_is_only_made_larger_where_it_is_trained(
+    tuning_root: Path, tmp_path: Path, stage: dict[str, Any]
+) -> None:
+    """And trains as the same weights stored in float32; exactly so, but for adapters, which peft begins in its type."""
+    (tmp_path / "mix").symlink_to(tuning_root / "mix")
+    losses: dict[torch.dtype, list[float]] = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        before = tuning_root / "genllava" if dtype is torch.bfloat16 else tmp_path / "bfloat16"
+        base = tmp_path / str(dtype).removeprefix("torch.")
+        shutil.copytree(before, base)
+        LlmStage.load(before / "llm").save(base / "llm", dtype)
+        own = built(tmp_path, base=base.name, **stage)
+        model = own._tuned.llm
+        assert {p.dtype for key, p in model.named_parameters() if ".lora_" not in key} == {dtype}
+        with joined(own.config.distribution) as ranks:
+            own.ranks = ranks
+            run = StageRun(own, tmp_path / f"run {base.name}", "d")
+            losses[dtype] = [run.advance()["loss"].item() for _ in range(3)]
+            assert {p.dtype for p in own.module.parameters() if p.requires_grad} == {torch.float32}
+            assert {p.dtype for p in model.parameters() if not p.requires_grad} <= {dtype}
+    exactly = losses[torch.float32]
+    assert losses[torch.bfloat16] == (pytest.approx(exactly, rel=1e-4) if "lora" in stage else exactly)
+    assert len(set(exactly)) == len(exactly)
 
 
 def test_a_model_that_only_understands(tuning_root: Path) -> None:
