@@ -8,7 +8,7 @@ from services.trainer.done import done_digest
 from services.trainer.stages import NEEDS, OBJECTIVES, digest
 from triptych.errors import FailedPrecondition, InvalidArgument
 
-NEEDED = ("tokenizer", "vae_decoder", "unet", "encoder", "llm")  # by every first phase
+NEEDED = ("tokenizer", "vae_decoder", "unet", "encoder", "llm")  # by every first phase, whatever it starts from
 OUTPUT = "out"
 Report = Callable[[dict[str, float]], None]
 
@@ -35,20 +35,25 @@ def stage_folder(table: Table, row: Row, stage: str) -> Path:
     return base.runs / "ablations" / "shared" / f"{stage}-{wanted}"
 
 
+def needed(table: Table) -> tuple[str, ...]:
+    """Stages whose work a first phase reads."""
+    return (*NEEDED, "understanding") if table.start == "understanding" else NEEDED
+
+
 def inputs(table: Table, row: Row) -> dict[str, Path]:
-    """Output folders of all that a first phase needs."""
-    return {stage: stage_folder(table, row, stage) / OUTPUT for stage in NEEDED}
+    """Their output folders."""
+    return {stage: stage_folder(table, row, stage) / OUTPUT for stage in needed(table)}
 
 
 def identity(table: Table, row: Row) -> dict[str, str]:
-    """The digests of the same."""
-    return {stage: digest(table.upstream(row), stage) for stage in NEEDED}
+    """Their digests."""
+    return {stage: digest(table.upstream(row), stage) for stage in needed(table)}
 
 
 def own_stages(table: Table, row: Row) -> list[str]:
     """Stages that the row does not take from the base run, each after those it builds on."""
     base, changed = table.base(), table.upstream(row)
-    wanted = {*NEEDED}
+    wanted = {*needed(table)}
     for _ in NEEDS:
         wanted |= {need for stage in wanted for need in NEEDS[stage]}
     return [stage for stage in NEEDS if stage in wanted and digest(base, stage) != digest(changed, stage)]

@@ -20,23 +20,27 @@ PREVIOUS = "previous"  # what an input is called that an earlier phase made
 
 
 class PhaseObjective(MultimodalObjective):
-    """GenLLaVA's stage as the paper has it: projector and head begin at random, encoder and LLM pre-trained.
+    """GenLLaVA's stage, from what the table's rows start from, or from what the phase before made.
 
-    `trained` says which parts learn in this phase; the others stay as they are.
+    `trained` says which parts learn in this phase; the others stay as they are. For `align_only_steps` the head learns
+    from its regression onto text conditioning alone.
     """
 
     name = "ablation"
 
-    def __init__(self, recipe: Recipe, inputs: dict[str, Path], trained: tuple[Part, ...] = PARTS) -> None:
+    def __init__(
+        self, recipe: Recipe, inputs: dict[str, Path], trained: tuple[Part, ...] = PARTS, align_only_steps: int = 0
+    ) -> None:
+        self.align_only_steps = align_only_steps
         super().__init__(recipe, inputs)
         for name, part in self.trained.items():
             if name not in trained:
                 part.requires_grad_(False)
 
     def load_stages(self) -> tuple[EncoderStage, LlmStage]:
-        if PREVIOUS not in self.inputs:
+        if PREVIOUS not in self.inputs and "understanding" not in self.inputs:
             return UnderstandingObjective.load_stages(self)
-        folder = self.inputs[PREVIOUS]
+        folder = self.inputs.get(PREVIOUS) or self.inputs["understanding"]
         return EncoderStage.load(folder / "encoder"), LlmStage.load(folder / "llm", self.template)
 
     def load_decoder(self) -> DecoderStage:
@@ -45,6 +49,9 @@ class PhaseObjective(MultimodalObjective):
             head = DecoderStage.load(self.inputs[PREVIOUS] / "decoder").head
             stage.head.load_state_dict(head.state_dict())
         return stage
+
+    def generation_weight(self, step: int) -> float:
+        return 0.0 if step < self.align_only_steps else super().generation_weight(step)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

@@ -44,6 +44,7 @@ class Run:
             "parts": identity(self.table, self.row),
             "phases": [self._phase_settings(recipe) for recipe in self.recipes()],
             "trained": [phase.trained for phase in self.row.phases],
+            "align_only_steps": [self.table.align_only_steps(phase) for phase in self.row.phases],
             "num_scenes": self.table.num_scenes,
             "task_tokens": self.row.task_tokens,
         }
@@ -88,7 +89,8 @@ class Run:
         given = inputs(self.table, self.row)
         if number:
             given[PREVIOUS] = self._phase(number - 1) / OUTPUT
-        objective = PhaseObjective(recipe, given, self.row.phases[number].trained)
+        phase = self.row.phases[number]
+        objective = PhaseObjective(recipe, given, phase.trained, self.table.align_only_steps(phase))
         train_stage(objective, folder, own, report)
 
     def _checkpoint(self, last_phase: int) -> None:

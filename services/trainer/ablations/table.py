@@ -54,7 +54,11 @@ class Table(_Frozen):
     num_scenes: int = Field(ge=1, description="drawings and edits that a row is judged by")
     compile: bool = False
     stage: dict[str, Any] = Field(default_factory=dict, description="over the recipe's [multimodal], for every phase")
+    start: Literal["apart", "understanding"] = Field(
+        "apart", description="encoder and LLM each as pre-trained, with a fresh projector, or as the stage left them"
+    )
     align_share: float = Field(0.0, ge=0, le=1, description="of a phase's steps: how long align_weight takes to fade")
+    align_only_share: float = Field(0.0, ge=0, lt=1, description="of a phase's steps: without the denoising loss")
     groups: dict[str, tuple[Group, ...]]
     rows: tuple[Row, ...] = Field(min_length=1)
 
@@ -106,6 +110,10 @@ class Table(_Frozen):
         MultimodalStage.model_validate(stage)
         changed = {"template": {**base.template.model_dump(), **row.template}, "seed": seed, "compile": self.compile}
         return self._changed(row, {**row.stages, "multimodal": stage}, changed)
+
+    def align_only_steps(self, phase: Phase) -> int:
+        """At the beginning of the phase."""
+        return round(round(self.steps * phase.share) * self.align_only_share)
 
     def draws(self, row: Row) -> bool:
         """Whether any of its conversations has a picture to draw."""

@@ -94,14 +94,19 @@ class MultimodalObjective(UnderstandingObjective):
         if not any(batch.targets for batch in batches):  # questions alone, by the recipe or by chance
             return und, {**figures, "understanding": und}
         conditioning, targets = self._conditioning(batches, hiddens, rng)
-        gen = self._denoising_loss(conditioning, targets, rng)
-        loss = und + self.config.generation_weight * gen
-        figures = {**figures, "understanding": und, "generation": gen}
+        loss, figures = und, {**figures, "understanding": und}
+        if weight := self.generation_weight(step):
+            figures["generation"] = self._denoising_loss(conditioning, targets, rng)
+            loss = loss + weight * figures["generation"]
         if weight := self._align_weight(step):
             align = mse_loss(conditioning.float(), self._text_conditioning([scene for scene, _ in targets]))
             loss = loss + weight * align
             figures["align"] = align
         return loss, figures
+
+    def generation_weight(self, step: int) -> float:
+        """0: the UNet is not even run."""
+        return self.config.generation_weight
 
     def _align_weight(self, step: int) -> float:
         left = 1 - step / self.config.align_steps if self.config.align_steps else 0.0

@@ -21,16 +21,19 @@ from tests.services.trainer.test_pipeline import toml
 from tests.services.trainer.tiny_recipe import tiny_values
 from triptych.card import read_card
 from triptych.errors import FailedPrecondition, InvalidArgument
+from triptych.models.encoder_stage import EncoderStage
 
 ROOT = Path(__file__).parents[4]
 TABLES = ROOT / "recipes" / "ablations"
 NAMES = ("data", "encoder", "img_tokens", "order")
-STAGES = ("tokenizer", "vae", "vae_decoder", "encoder", "llm", "unet")
+STAGES = ("tokenizer", "vae", "vae_decoder", "encoder", "llm", "unet", "understanding")
 TINY: dict[str, Any] = {
     "recipe": "tiny.toml",
     "steps": 10,
     "num_scenes": 1,
+    "start": "understanding",
     "align_share": 0.8,
+    "align_only_share": 0.5,
     "stage": {"noise_draws": 1, "align_weight": 1.0, "train_encoder": True, "muon_lr_scale": 2.0},
     "groups": {
         "captions": [{"kind": "survey", "batch_size": 1, "max_tokens": 192}],
@@ -119,9 +122,9 @@ def test_the_seed_changes_what_is_trained_and_nothing_below(folder: Path) -> Non
 def test_tables_share_the_runs_of_equal_rows() -> None:
     tables = {name: Table.read(TABLES / f"{name}.toml") for name in NAMES}
     run = {name: [Run(table, row, 0).digest for row in table.rows] for name, table in tables.items()}
-    assert run["data"][3] == run["img_tokens"][2] == run["encoder"][1]
+    assert run["data"][3] == run["img_tokens"][2] != run["encoder"][1]
     assert run["data"][4] == run["order"][3]
-    assert len({digest for digests in run.values() for digest in digests}) == 11
+    assert len({digest for digests in run.values() for digest in digests}) == 12
 
 
 def test_a_phase_goes_on_from_the_one_before_and_trains_what_it_says(folder: Path, tmp_path: Path) -> None:
@@ -142,6 +145,34 @@ def test_a_phase_goes_on_from_the_one_before_and_trains_what_it_says(folder: Pat
     for key, value in first.module.state_dict().items():
         torch.testing.assert_close(second.module.state_dict()[key], value, rtol=0, atol=0)
     assert "generation" in second.backward(0)
+
+
+def test_the_head_may_begin_by_its_regression_alone(folder: Path) -> None:
+    from services.trainer.ablations.parts import inputs
+
+    table = Table.read(folder / "img_tokens.toml")
+    (phase,) = table.rows[0].phases
+    assert table.align_only_steps(phase) == 5
+    recipe = table.variant(table.rows[0], phase, seed=0)
+    own = PhaseObjective(recipe, inputs(table, table.rows[0]), align_only_steps=table.align_only_steps(phase))
+    named = [own.backward(step).keys() & {"align", "generation"} for step in (4, 5)]
+    assert named == [{"align"}, {"align", "generation"}]
+
+
+def test_rows_start_where_the_table_says(folder: Path) -> None:
+    """Encoder and LLM apart get a fresh projector; the understanding stage has trained one."""
+    from services.trainer.ablations.parts import inputs
+
+    started = {}
+    for name in ("img_tokens", "encoder"):
+        table = Table.read(folder / f"{name}.toml")
+        row = table.rows[-1]
+        own = PhaseObjective(table.variant(row, row.phases[0], seed=0), inputs(table, row))
+        started[name] = own.encoder_stage.projector.state_dict()
+    kept = EncoderStage.load(Recipe.read(folder / "tiny.toml").folder / "understanding" / "out" / "encoder").projector
+    for key, value in kept.state_dict().items():
+        assert torch.equal(started["img_tokens"][key], value)
+    assert any(not torch.equal(started["encoder"][key], value) for key, value in kept.state_dict().items())
 
 
 def test_without_the_base_run_it_says_what_comes_first(tmp_path: Path) -> None:
