@@ -39,9 +39,9 @@ class TokenRows(nn.Module):
         return logits_NV.index_copy(1, self.ids, (hidden_ND @ self.output.to(hidden_ND).t()).to(logits_NV))
 
     def put_into(self, state: dict[str, Tensor]) -> None:
-        """Replaces the rows of the tables in an LLM's state."""
+        """Replaces the rows of the tables in an LLM's state; a table stored in less precision becomes as precise."""
         for key, rows in ((INPUT, self.input), (OUTPUT, self.output)):
-            state[key] = state[key].index_copy(0, self.ids.to(rows.device), rows.detach())
+            state[key] = state[key].to(rows.dtype).index_copy(0, self.ids.to(rows.device), rows.detach())
 
 
 class Told(NamedTuple):

@@ -22,6 +22,7 @@ FROZEN: dict[str, tuple[str, ...]] = {
     "unet": ("decoder.vae",),
     "understanding": (),
     "multimodal": ("encoder_stage.encoder", "decoder_stage.decoder.unet", "decoder_stage.decoder.vae", "text"),
+    "handover": ("whole.encoder_stage", "whole.llm_stage", "stage.head", "stage.decoder.vae"),
 }
 # The penultimate layer's features: neither SigLIP's last block nor what follows it.
 IDLE = {"understanding": ("encoder.vision.encoder.layers.1.", "encoder.vision.post_layernorm.", "encoder.vision.head.")}

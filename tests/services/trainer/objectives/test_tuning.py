@@ -21,6 +21,7 @@ from services.trainer.data.collate import TuningBatch
 from services.trainer.data.reader import PreparedSample
 from services.trainer.objectives.tuning import TuningObjective
 from services.trainer.ranks import ALONE, Ranks, joined
+from services.trainer.sharding import whole_weights
 from services.trainer.train import StageRun
 from tests.services.trainer.tuned import LORA, recipe
 from triptych.errors import FailedPrecondition, InvalidArgument
@@ -256,6 +257,10 @@ def test_a_llm_stored_in_bf16_is_only_made_larger_where_it_is_trained(
             losses[dtype] = [run.advance()["loss"].item() for _ in range(3)]
             assert {p.dtype for p in own.module.parameters() if p.requires_grad} == {torch.float32}
             assert {p.dtype for p in model.parameters() if not p.requires_grad} <= {dtype}
+            with whole_weights(own.module, ranks):
+                own.write(tmp_path / f"out {base.name}")
+        trained = load_file(tmp_path / f"out {base.name}" / "llm" / "model.safetensors")
+        assert {value.dtype for value in trained.values()} == {torch.float32}
     exactly = losses[torch.float32]
     assert losses[torch.bfloat16] == (pytest.approx(exactly, rel=1e-4) if "lora" in stage else exactly)
     assert len(set(exactly)) == len(exactly)
