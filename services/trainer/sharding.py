@@ -20,7 +20,7 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 def shard(module: nn.Module, blocks: list[nn.Module], distribution: Distribution, ranks: Ranks) -> None:
     """Each block, then what is left of the module, on `ranks.device`; in place.
 
-    Trained parameters become float32, whatever is computed in, a block at a time: a rank never holds all of them so.
+    Trained parameters become float32, whatever is computed in, a block at a time: with `shard`, no rank holds all.
     Gradients are summed in float32, not averaged: the ranks' shares of the loss add up.
     """
     shape = (ranks.world_size,) if distribution.shard else (ranks.world_size, 1)

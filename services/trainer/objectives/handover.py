@@ -76,7 +76,8 @@ class HandoverObjective(Objective):
     def backward(self, step: int) -> dict[str, Tensor]:
         rng = random.Random(f"handover/{self.recipe.seed}/{step}")
         generator = torch.Generator().manual_seed(rng.getrandbits(31))
-        chosen = [rng.choice(self.pool()) for _ in range(self.config.batch_size)]
+        pool = self.pool()
+        chosen = [rng.choice(pool) for _ in range(self.config.batch_size)]
         null = self.stage.null_conditioning[0]
         dropped = [rng.random() < self.config.condition_dropout for _ in chosen]
         conditioning = torch.stack([null if drop else own for (own, _), drop in zip(chosen, dropped, strict=True)])
