@@ -17,6 +17,7 @@ from triptych.errors import CheckpointError
 T = TypeVar("T")
 
 CARD_FILE: Final = "card.json"
+PARTIAL_CARD: Final = f".{CARD_FILE}.partial"  # being written, or left by a process that was killed
 EXPORTS_FOLDER: Final = "exports"
 MAX_CARD_BYTES: Final = 4 * 2**20
 MAX_LABEL_CHARS: Final = 256
@@ -140,18 +141,28 @@ def read_card(folder: Path) -> Card:
 def write_card(folder: Path, card: Card) -> Card:
     """Writes card.json with the digest of the folder as it is now, and returns that card. Write it last."""
     card = replace(card, digest=folder_digest(folder))
+    replace_card(folder, card)
+    return card
+
+
+def replace_card(folder: Path, card: Card) -> None:
+    """Writes card.json as `card` is, with the digest it has. Readers see the old one or the new one, never a part."""
     values = {key: value for key, value in asdict(card).items() if value is not None}
     for port in (*values["inputs"], *values["outputs"]):
         for key in [key for key, value in port.items() if not value]:
             del port[key]
-    (folder / CARD_FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    return card
+    partial = folder / PARTIAL_CARD
+    try:
+        partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        partial.replace(folder / CARD_FILE)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def folder_digest(folder: Path) -> str:
-    """sha256 of the folder's `sha256sum` listing (every file but its own card.json and exports/, sorted by path): an
-    export changes nothing of what the component is. Raises CheckpointError for symbolic links and whatever is not a
-    plain file: a component must stand on its own."""
+    """sha256 of the folder's `sha256sum` listing (every file but its own card.json, half-written ones too,
+    and exports/, sorted by path): an export changes nothing of what the component is. Raises CheckpointError for
+    symbolic links and whatever is not a plain file: a component must stand on its own."""
     listing = hashlib.sha256()
     for name, path in sorted(_files(folder)):
         with path.open("rb") as file:
@@ -183,7 +194,7 @@ def _files(folder: Path) -> Iterable[tuple[str, Path]]:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise CheckpointError(f"{path} is a symbolic link: a component folder holds its own files only")
-        if path.is_dir() or name == CARD_FILE or name.startswith(f"{EXPORTS_FOLDER}/"):
+        if path.is_dir() or name in (CARD_FILE, PARTIAL_CARD) or name.startswith(f"{EXPORTS_FOLDER}/"):
             continue
         if not path.is_file() or "\n" in name:
             raise CheckpointError(f"{path!r} is not a plain file with a plain name")

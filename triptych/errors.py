@@ -56,7 +56,7 @@ class DeadlineExceeded(TriptychError):
 
 
 class Cancelled(TriptychError):
-    """The caller went away."""
+    """The caller went away, or stopped reading."""
 
     code = "CANCELLED"
 
@@ -80,6 +80,7 @@ class ProbeError(TriptychError):
 
 
 class ExportError(TriptychError):
-    """An export does not compute what its component does: names the part, its cosine and the bar."""
+    """An export does not compute what its component does: names the part, its cosine and the bar. Or a part has no
+    form that can be computed there: says why."""
 
     code = "FAILED_PRECONDITION"

@@ -16,7 +16,6 @@ PRECISIONS: Final = ("f32", "bf16", "f16", "int8")
 INPUT: Final = "pixel_values"  # of an encoder's graph: (B, 3, H, W) float32
 OUTPUT: Final = "embeddings"  # (B, M, D_llm) float32
 ENCODER_GRAPH: Final = "encoder.onnx"
-TRITON_MODEL: Final = "encoder"  # its name in the model repository
 DIGEST_PARAMETER: Final = "component_digest"  # in config.pbtxt: which component the server's model is
 
 
@@ -60,6 +59,12 @@ class Export:
 def export_name(format: str, precision: str) -> str:
     """Of its folder and its key in the card: "onnx-f32"."""
     return f"{format}-{precision}"
+
+
+def triton_model(digest: str) -> str:
+    """The model's name in a repository made from the component `digest`: "encoder_3f9a0c1d2e4b". No other component's
+    model has it, so a server that was given another one refuses requests rather than to answer them with its own."""
+    return f"encoder_{digest.removeprefix('sha256:')[:12]}"
 
 
 def export_folder(folder: Path, name: str) -> Path:

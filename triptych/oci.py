@@ -94,19 +94,23 @@ class Registry:
         return file
 
     def _get(self, path: str) -> HTTPResponse:
+        """A token lives for minutes, and a layer may take longer: whenever one is refused, a fresh one is asked for,
+        once."""
         url = f"{self._base}/{path}"
         try:
-            return self._open(url, self._authorization)
-        except urllib.error.HTTPError as error:
-            if error.code != 401 or self._authorization:
-                raise Unavailable(f"{url}: {error}") from error
-            self._authorization = self.authorize(error.headers.get("WWW-Authenticate", ""))
-        except urllib.error.URLError as error:
-            raise Unavailable(f"{url}: {error}") from error
-        try:
+            try:
+                return self._open(url, self._authorization)
+            except urllib.error.HTTPError as error:
+                if error.code != 401 or not self._is_own(error.url):
+                    raise
+                self._authorization = self.authorize(error.headers.get("WWW-Authenticate", ""))
             return self._open(url, self._authorization)
         except urllib.error.URLError as error:
             raise Unavailable(f"{url}: {error}") from error
+
+    def _is_own(self, url: str) -> bool:
+        """Whether the registry itself answered: a host that it redirected to must not say who gets the password."""
+        return urlsplit(url).netloc == urlsplit(self._base).netloc
 
     def _open(self, url: str, authorization: str) -> HTTPResponse:
         headers = {"Accept": ", ".join(MANIFESTS)} | ({"Authorization": authorization} if authorization else {})

@@ -65,7 +65,8 @@ class PromptTemplate:
     `image_position`: a user's pictures `after_bos` (first turn's only; later ones at their turn's start), at the
     `turn_start`, or `inline` where the message has them. A picture the assistant drew stays in the sequence as its
     [IMG] tokens and is seen again, re-encoded, at the start of the next user turn. `image_prefix` and `image_suffix`
-    stand around every picture that is seen; after a suffix, text follows without a space.
+    stand around every picture that is seen; after a suffix, text follows without a space. Between `system` and the
+    first turn there is one space, `user_prefix`'s own where it begins with one.
     """
 
     system: str = VICUNA_SYSTEM
@@ -109,7 +110,7 @@ class PromptTemplate:
         for picture in hoisted:
             segments += self._image(picture)
         if self.system:
-            segments.append(Text(self.system + " "))
+            segments.append(Text(self.system + ("" if self.user_prefix.startswith(" ") else " ")))
         drawn: tuple[Picture, ...] = ()
         turn = 0
         for message in messages:
@@ -160,7 +161,9 @@ def _pictures(message: Message, skip: tuple[Picture, ...] = ()) -> tuple[Picture
 
 
 # Published templates, by LLaVA's names for them; `dataclasses.replace` adds what a model does differently.
+# `genllava` is vicuna_v1 as Mistral's tokenizer reads it: spaces belong to the words after them, the first has one too.
 TEMPLATES = {
     "vicuna_v1": PromptTemplate(),
     "mistral_instruct": PromptTemplate(system="", user_prefix="[INST]", assistant_prefix=" [/INST]"),
+    "genllava": PromptTemplate(system=f" {VICUNA_SYSTEM}", user_prefix=" USER:"),
 }

@@ -160,7 +160,10 @@ def is_loopback(host: str) -> bool:
 
 
 def _content(path: Path | None) -> bytes | None:
-    return path.read_bytes() if path is not None else None
+    try:
+        return path.read_bytes() if path is not None else None
+    except OSError as error:  # taken away since it was checked: it is being replaced
+        raise InvalidArgument(f"{path}: {error.strerror}") from error
 
 
 def _check_pair(cert: Path, key: Path) -> None:

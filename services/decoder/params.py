@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from triptych.card import Card
-from triptych.errors import InvalidArgument
+from triptych.errors import CheckpointError, InvalidArgument
 
 MAX_SEED: Final = 2**63 - 1
 MAX_GUIDANCE_SCALE: Final = 50.0
@@ -21,12 +21,23 @@ class DecoderFacts:
 
     @classmethod
     def of(cls, card: Card) -> Self:
-        """Raises CheckpointError naming the fact that is missing or malformed."""
-        return cls(
+        """Raises CheckpointError naming the fact that is missing or malformed, or a default that no caller may ask
+        for."""
+        facts = cls(
             card.fact("default_num_inference_steps", int),
             card.fact("default_guidance_scale", float),
             card.fact("max_num_inference_steps", int),
         )
+        try:
+            DecodeParams(
+                seed=0,
+                num_inference_steps=facts.default_num_inference_steps,
+                guidance_scale=facts.default_guidance_scale,
+                preview_interval=0,
+            ).check(facts)
+        except InvalidArgument as error:
+            raise CheckpointError(f"{card.label}: the card's defaults: {error}") from error
+        return facts
 
 
 @dataclass(frozen=True, kw_only=True)

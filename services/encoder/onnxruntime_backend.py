@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from services.encoder.backends import check_dtype
 from services.encoder.config import EncoderConfig
 from triptych.card import Card
-from triptych.errors import CheckpointError
+from triptych.errors import CheckpointError, FailedPrecondition
 from triptych.exports import ENCODER_GRAPH, INPUT, export_name, read_export, verify_export
 from triptych.models.embedder import Embedder
-from triptych.models.onnx_model import OnnxModel, choose_provider, require_tensorrt, tensorrt_options
+from triptych.models.onnx_model import OnnxModel, Provider, choose_provider, require_tensorrt, tensorrt_options
 from triptych.models.processors import ImageProcessor
 
 
@@ -36,9 +36,15 @@ class OnnxruntimeBackend:
         self._name = config.export or export_name("onnx", "f32")
         self._export = read_export(card, self._name, ("onnx", "tensorrt"))
         check_dtype(config, self._name, self._export)
-        if self._export.format == "tensorrt":
-            require_tensorrt()
-        self._provider = "tensorrt" if self._export.format == "tensorrt" else choose_provider(config.device)
+        self._provider = self._choose_provider()
+
+    def _choose_provider(self) -> Provider:
+        if self._export.format != "tensorrt":
+            return choose_provider(self._config.device)
+        if self._config.device == "cpu":
+            raise FailedPrecondition(f"device is cpu, but export {self._name!r} runs on cuda only: use cuda or auto")
+        require_tensorrt()
+        return "tensorrt"
 
     @property
     def device(self) -> str:
@@ -60,4 +66,12 @@ class OnnxruntimeBackend:
     def _options(self, shape: tuple[int, ...]) -> dict[str, Any]:
         if self._provider != "tensorrt":
             return {}
-        return tensorrt_options(INPUT, shape, self._config.max_batch_size, self._config.engine_cache)
+        return tensorrt_options(INPUT, shape, self._config.max_batch_size, self._engine_cache())
+
+    def _engine_cache(self) -> Path | None:
+        """This export's own: ONNX Runtime tells engines apart by the graph's shape, not by its weights."""
+        if self._config.engine_cache is None:
+            return None
+        cache = self._config.engine_cache / self._export.digest.removeprefix("sha256:")
+        cache.mkdir(parents=True, exist_ok=True)
+        return cache

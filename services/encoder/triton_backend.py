@@ -12,26 +12,33 @@ from services.encoder.backends import check_dtype
 from services.encoder.config import EncoderConfig
 from triptych.card import Card
 from triptych.errors import DeadlineExceeded, FailedPrecondition, TriptychError, Unavailable
-from triptych.exports import DIGEST_PARAMETER, INPUT, OUTPUT, TRITON_MODEL, export_name, read_export
+from triptych.exports import DIGEST_PARAMETER, INPUT, OUTPUT, export_name, read_export, triton_model
 from triptych.models.embedder import Embedder
 from triptych.models.processors import ImageProcessor
 
 
 class TritonEmbedder:
-    """One model of a Triton server, and the preprocessing before it."""
+    """A component's model on a Triton server, and the preprocessing before it."""
 
-    def __init__(self, processor: ImageProcessor, address: str, timeout_s: float) -> None:
+    def __init__(self, processor: ImageProcessor, digest: str, address: str, timeout_s: float) -> None:
+        """`digest` is the component's: its model is asked for by a name that no other component's has."""
         self.processor = processor
+        self._model = triton_model(digest)
         self._address = address
         self._timeout_s = timeout_s
         self._client = InferenceServerClient(address)
 
     def check(self, card: Card, max_batch_size: int) -> None:
-        """Raises FailedPrecondition when the server's model is another component's or takes smaller batches, and
-        Unavailable when the server does not answer or has not loaded it."""
+        """Raises FailedPrecondition when the server has no model of this component or one that takes smaller batches,
+        and Unavailable when it does not answer or has not loaded it."""
         try:
-            config = self._client.get_model_config(TRITON_MODEL, client_timeout=self._timeout_s).config
+            config = self._client.get_model_config(self._model, client_timeout=self._timeout_s).config
         except InferenceServerException as error:
+            if error.status() == str(grpc.StatusCode.NOT_FOUND):
+                raise FailedPrecondition(
+                    f"Triton at {self._address} has no model {self._model}: {card.label} is {card.digest}, was its "
+                    "repository exported from that, and copied there?"
+                ) from error
             raise self._translated(error) from error
         found = config.parameters[DIGEST_PARAMETER].string_value
         if found != card.digest:
@@ -45,12 +52,13 @@ class TritonEmbedder:
             )
 
     def embed(self, pixel_values_BCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Raises Unavailable when the server is away, DeadlineExceeded when it takes too long."""
+        """Raises Unavailable when the server is away or has another component's model by now, DeadlineExceeded when it
+        takes too long."""
         pixel_values = InferInput(INPUT, list(pixel_values_BCHW.shape), "FP32")
         pixel_values.set_data_from_numpy(pixel_values_BCHW)
         try:
             result = self._client.infer(
-                TRITON_MODEL, [pixel_values], outputs=[InferRequestedOutput(OUTPUT)], client_timeout=self._timeout_s
+                self._model, [pixel_values], outputs=[InferRequestedOutput(OUTPUT)], client_timeout=self._timeout_s
             )
         except InferenceServerException as error:
             raise self._translated(error) from error
@@ -74,6 +82,11 @@ class TritonBackend:
         name = config.export or export_name("triton", "f32")
         self._export = read_export(card, name, ("triton",))
         check_dtype(config, name, self._export)
+        if config.device == "cuda":
+            raise FailedPrecondition(
+                f"device is cuda, but export {name!r} is computed by the Triton server, where its configuration says: "
+                "use cpu or auto"
+            )
 
     @property
     def device(self) -> str:
@@ -85,6 +98,7 @@ class TritonBackend:
 
     def load(self, folder: Path) -> Embedder:
         processor = ImageProcessor.load(folder / "vision")
-        embedder = TritonEmbedder(processor, self._config.triton_address, self._config.triton_timeout_s)
+        settings = self._config
+        embedder = TritonEmbedder(processor, self._card.digest, settings.triton_address, settings.triton_timeout_s)
         embedder.check(self._card, self._config.max_batch_size)
         return embedder

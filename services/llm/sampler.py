@@ -5,6 +5,8 @@ from torch import Tensor
 
 from services.llm.sampling import SamplingParams
 
+SMALLEST = torch.finfo(torch.float32).tiny  # temperatures below it would be divided by as zero
+
 
 class Sampler:
     """One sequence's: it draws from a generator of its own, on the CPU, so the same seed gives the same tokens whatever
@@ -20,7 +22,8 @@ class Sampler:
         logits_V[banned_ids] = -torch.inf
         if self._params.temperature == 0.0:
             return int(logits_V.argmax())
-        probabilities_V = self._top_p(self._top_k(logits_V / self._params.temperature)).softmax(-1)
+        scaled_V = (logits_V - logits_V.max()) / max(self._params.temperature, SMALLEST)
+        probabilities_V = self._top_p(self._top_k(scaled_V)).softmax(-1)
         return int(torch.multinomial(probabilities_V, 1, generator=self._generator))
 
     def _top_k(self, logits_V: Tensor) -> Tensor:

@@ -5,12 +5,12 @@ import sys
 import grpc
 
 from services.orchestrator.admission import Admission
-from services.orchestrator.authentication import authentication
 from services.orchestrator.backends import Backends
 from services.orchestrator.budget import RetryBudget
 from services.orchestrator.cache import EmbeddingCache
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.discovery.choice import choose_discovery
+from services.orchestrator.door import door
 from services.orchestrator.embedder import Embedder
 from services.orchestrator.metrics import OrchestratorMetrics
 from services.orchestrator.pipeline import Pipeline
@@ -35,6 +35,7 @@ async def main(config: OrchestratorConfig) -> int:
         budget=RetryBudget(config.retry_ratio, config.retry_burst),
     )
     servicer, embedder = assemble(config, backends, metrics)
+    entry = door(config)
 
     def add_services(server: grpc.aio.Server) -> None:
         orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server(servicer, server)
@@ -50,13 +51,15 @@ async def main(config: OrchestratorConfig) -> int:
         on_ready=backends.start,
         on_stop=stop,
         metrics=metrics,
-        interceptors=authentication(config),
+        interceptors=entry.around,
+        inner_interceptors=entry.within,
+        write_timeout_s=config.write_timeout_s,
     )
 
 
 def assemble(config: OrchestratorConfig, backends: Backends, metrics: Metrics) -> tuple[OrchestratorServicer, Embedder]:
     """The servicer and what must be closed after it."""
-    admission = Admission(config.max_num_requests, config.max_queue_size)
+    admission = Admission(config.max_num_requests, config.max_queue_size, config.max_admitted_bytes)
     cache = EmbeddingCache(config.embedding_cache_bytes)
     counted = OrchestratorMetrics(metrics, admission, cache, backends)
     embedder = Embedder(
@@ -64,6 +67,7 @@ def assemble(config: OrchestratorConfig, backends: Backends, metrics: Metrics) -
         counted,
         max_pixels=config.max_pixels,
         max_batch_bytes=config.max_message_bytes // 2,
+        max_decoded_bytes=config.max_decoded_bytes,
         num_threads=config.num_image_threads,
     )
     pipeline = Pipeline(backends, embedder, admission, counted)

@@ -34,9 +34,9 @@ class Allowances:
         self._max_callers = max_callers
         self._spent: OrderedDict[str, _Spent] = OrderedDict()
 
-    def take(self, caller: str, name: str, per_minute: int, per_day: int) -> None:
-        """One request of `caller`, whom errors call `name`; 0 is no bound. Raises ResourceExhausted with the time until
-        one more is allowed; a refused request is not counted."""
+    def take(self, caller: str, name: str, per_minute: int, per_day: int) -> int:
+        """One request of `caller`, whom errors call `name`; 0 is no bound. Returns the day it was counted in. Raises
+        ResourceExhausted with the time until one more is allowed; a refused request is not counted."""
         now_s = self._now_s()
         spent = self._of(caller, per_minute, now_s)
         day = int(now_s // DAY_S)
@@ -51,6 +51,16 @@ class Allowances:
                 raise _exhausted(name, f"{per_minute} requests a minute", (1.0 - spent.left) / rate)
             spent.left -= 1.0
         spent.day, spent.in_day = day, in_day + 1
+        return day
+
+    def give_back(self, caller: str, day: int) -> None:
+        """What `take` took, on that day."""
+        spent = self._spent.get(caller)
+        if spent is None:  # forgotten meanwhile
+            return
+        spent.left += 1.0  # more than a minute's are cut off at the next `take`
+        if spent.day == day:
+            spent.in_day -= 1
 
     def _of(self, caller: str, per_minute: int, now_s: float) -> _Spent:
         spent = self._spent.pop(caller, None) or _Spent(float(per_minute), now_s)

@@ -1,12 +1,11 @@
-"""Who calls, and whether they may: API keys and JWTs out of the `authorization` header, limits for each caller."""
+"""Who calls, and whether they may: API keys and JWTs out of the `authorization` header."""
 
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
-from services.orchestrator.allowance import Allowances
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.key_file import KeyFile
 from services.orchestrator.tokens import Tokens
@@ -16,7 +15,6 @@ from triptych.serving import caller
 from triptych.serving.interceptors import AroundInterceptor, Context
 
 OPEN: Final = ("/grpc.health.v1.Health/Check",)  # probes have no key
-COUNTED: Final = "/triptych.v1.OrchestratorService/Respond"
 HEADER: Final = "authorization"
 
 
@@ -30,25 +28,24 @@ class Caller:
     per_day: int
 
 
-class AuthenticationInterceptor(AroundInterceptor):
-    """UNAUTHENTICATED without a valid key or token, PERMISSION_DENIED for a disabled key or a token without the scope,
-    RESOURCE_EXHAUSTED when the caller's requests are spent. What was sent is never logged or repeated."""
+known: Final[ContextVar[Caller]] = ContextVar("known")  # whose call it is, once that is proven
 
-    def __init__(
-        self, config: OrchestratorConfig, keys: KeyFile | None, tokens: Tokens | None, now_s: Callable[[], float]
-    ) -> None:
+
+class AuthenticationInterceptor(AroundInterceptor):
+    """UNAUTHENTICATED without a valid key or token, PERMISSION_DENIED for a disabled key or a token without the scope.
+    What was sent is never logged or repeated."""
+
+    def __init__(self, config: OrchestratorConfig, keys: KeyFile | None, tokens: Tokens | None) -> None:
         self._config = config
         self._keys = keys
         self._tokens = tokens
-        self._allowances = Allowances(now_s)
 
     @asynccontextmanager
     async def around(self, method: str, context: Context) -> AsyncIterator[None]:
         if method not in OPEN:
             found = await self._caller(_credential(context))
+            known.set(found)
             caller.current.set(found.name)
-            if method == COUNTED:
-                self._allowances.take(found.id, found.name, found.per_minute, found.per_day)
         yield
 
     async def _caller(self, credential: str) -> Caller:
@@ -63,17 +60,6 @@ class AuthenticationInterceptor(AroundInterceptor):
             subject = await self._tokens.subject(credential)
             return Caller(f"token {subject}", subject, self._config.jwt_per_minute, self._config.jwt_per_day)
         raise Unauthenticated("the API key is not known", stage="orchestrator")
-
-
-def authentication(
-    config: OrchestratorConfig, now_s: Callable[[], float] = time.time
-) -> tuple[AuthenticationInterceptor, ...]:
-    """None or one, as the settings say. Raises InvalidArgument when the key file cannot be read."""
-    if config.keys_file is None and not config.jwt_jwks:
-        return ()
-    keys = KeyFile(config.keys_file) if config.keys_file is not None else None
-    tokens = Tokens(config.token_rules) if config.token_rules is not None else None
-    return (AuthenticationInterceptor(config, keys, tokens, now_s),)
 
 
 def _credential(context: Context) -> str:

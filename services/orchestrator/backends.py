@@ -3,10 +3,11 @@ they stand. A replica that is missing at start or dies later is simply not a can
 """
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Final
 
@@ -22,6 +23,8 @@ from services.orchestrator.trial import Rules, Trials
 from triptych.card import KINDS, Card
 from triptych.serving.link import Link
 from triptych.tls import Certificates, TlsFiles
+
+log = logging.getLogger(__name__)
 
 STAGES: Final = KINDS
 
@@ -119,7 +122,8 @@ class Backends:
     async def _keep_finding(self) -> None:
         while True:
             await asyncio.sleep(self._poll_interval_s)
-            await self._find()
+            with _round("finding replicas"):
+                await self._find()
 
     async def _find(self) -> None:
         """Starts watching replicas that appeared; those that are gone get nothing new, and are dropped once idle."""
@@ -138,11 +142,12 @@ class Backends:
     async def _watch(self, replica: Replica) -> None:
         known = ""
         while True:
-            await replica.poll()
-            if known and replica.replica_id not in ("", known):
-                self.outliers.forget(replica.address)
-            known = replica.replica_id or known
-            self._judge()
+            with _round(f"polling {replica.stage} at {replica.address}"):
+                await replica.poll()
+                if known and replica.replica_id not in ("", known):
+                    self.outliers.forget(replica.address)
+                known = replica.replica_id or known
+                self._judge()
             await asyncio.sleep(self._poll_interval_s)
 
     def _replica(self, place: Place) -> Replica:
@@ -160,8 +165,7 @@ class Backends:
     async def _forget(self, key: tuple[str, str]) -> None:
         watcher = self._watchers.pop(key)
         watcher.cancel()
-        with suppress(asyncio.CancelledError):
-            await watcher
+        await asyncio.gather(watcher, return_exceptions=True)
         self.outliers.forget(key[1])
         replica = self._replicas.pop(key)
         await replica.say_goodbye()
@@ -192,6 +196,16 @@ class Backends:
 
     def _open_link(self, place: Place) -> Link:
         return Link(place.address, self._max_message_bytes, self._certificates, place.server_name)
+
+
+@contextmanager
+def _round(what: str) -> Iterator[None]:
+    """Around one round of a task that goes on as long as the process: it must outlive what nobody foresaw. Ended by it,
+    a replica would never be asked again, or none be found any more, and nothing would say so."""
+    try:
+        yield
+    except Exception as error:  # whatever it is, the next round may do better; the trace says what to mend
+        log.error("round failed", extra={"what": what}, exc_info=error)
 
 
 def _generations(replicas: Iterable[Replica]) -> dict[str, set[str]]:

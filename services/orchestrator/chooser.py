@@ -1,6 +1,6 @@
 """The chain of one request, and another one when a member of it fails before anything was shown."""
 
-import hashlib
+import random
 
 from services.orchestrator.backends import Backends
 from services.orchestrator.facts import DecoderFacts
@@ -13,10 +13,11 @@ from triptych.errors import TriptychError, Unavailable, Unimplemented
 class Chooser:
     """Remembers which generations failed this request; they are not chosen again."""
 
-    def __init__(self, backends: Backends, request: Request, request_id: str) -> None:
+    def __init__(self, backends: Backends, request: Request) -> None:
         self._backends = backends
         self._request = request
-        self._leaning = Leaning(draw_of(request_id), request.chain)
+        # Of our own: by the request's id, which may be the caller's, callers would choose the generation on trial.
+        self._leaning = Leaning(random.random(), request.chain)
         self._avoided: set[tuple[str, str]] = set()
 
     def route(self) -> Route:
@@ -60,15 +61,9 @@ class Chooser:
         counts: a bug in it is likely a bug in the request, which must not go from one generation to the next."""
         for member in members:
             key = member.card.kind, member.generation
-            trials = self._backends.trials
-            is_suspect = trials.is_on_trial(*key) or bool(trials.fault(*key))
+            is_suspect = self._backends.trials.is_suspect(*key)
             is_at_fault = isinstance(error, Unavailable) or (is_suspect and error.code not in BLAMELESS)
             if key[0] == error.stage and is_at_fault:
                 self._avoided.add(key)
                 return
         raise error
-
-
-def draw_of(request_id: str) -> float:
-    """From 0 up to 1, evenly spread; the same for the same id."""
-    return int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:6], "big") / 2**48

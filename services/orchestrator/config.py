@@ -32,7 +32,8 @@ Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterV
 
 
 class OrchestratorConfig(ServingConfig):
-    """`max_queue_size` bounds the requests waiting in front of `max_num_requests` running ones."""
+    """`max_queue_size` bounds the requests waiting in front of `max_num_requests` running ones, `max_admitted_bytes`
+    the messages of both."""
 
     model_config = SettingsConfigDict(env_prefix="ORCHESTRATOR_")
 
@@ -60,13 +61,22 @@ class OrchestratorConfig(ServingConfig):
     encoder_timeout_s: float = Field(120, gt=0, description="longest Encode call")
     llm_timeout_s: float = Field(1800, gt=0, description="longest Generate call, drawing included")
     decoder_timeout_s: float = Field(900, gt=0, description="longest Decode call")
+    write_timeout_s: float = Field(
+        60, gt=0, description="how long a caller may leave a message unread; then the call is ended with CANCELLED"
+    )
     max_num_requests: int = Field(64, ge=1, description="requests served at a time")
+    max_admitted_bytes: int = Field(
+        256 * 2**20, ge=1, description="messages of all requests served and waiting; one more is RESOURCE_EXHAUSTED"
+    )
     max_messages: int = Field(256, ge=1, description="messages in one conversation")
     max_text_chars: int = Field(200_000, ge=1, description="characters in one conversation")
     max_images_per_request: int = Field(16, ge=0, description="images in one conversation")
     max_image_bytes: int = Field(20 * 2**20, ge=1, description="largest encoded image")
     max_pixels: int = Field(16 * 2**20, ge=1, description="largest image; a larger one is refused before it is decoded")
     num_image_threads: int = Field(2, ge=1, description="images decoded at a time")
+    max_decoded_bytes: int = Field(
+        128 * 2**20, ge=1, description="pictures decoded for encoders at a time, in bytes; more wait for their turn"
+    )
     embedding_cache_bytes: int = Field(512 * 2**20, ge=0, description="memory for embeddings already computed; 0: off")
 
     trial_calls: int = Field(

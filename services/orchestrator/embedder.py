@@ -1,32 +1,38 @@
-"""A conversation's pictures to embeddings: checked and normalised on a thread, found in the cache or encoded."""
+"""A conversation's pictures to embeddings: checked on a thread, then found in the cache, or normalised and encoded."""
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from services.orchestrator.cache import EmbeddingCache, Embeddings
-from services.orchestrator.images import normalise
+from services.orchestrator.images import check, normalise
 from services.orchestrator.metrics import OrchestratorMetrics
 from services.orchestrator.request import Upload
+from services.orchestrator.room import Room
 from services.orchestrator.routing import Candidate
 from services.orchestrator.stages import Stages
 from services.orchestrator.tally import Tally
 from triptych import traces
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A checked upload. `digest` is the sha256 of its bytes; `png` is empty where its embeddings were at hand."""
+    """A checked upload. `digest` is the sha256 of its bytes; `num_bytes` what it takes decoded, 0 where its embeddings
+    were at hand."""
 
     upload: Upload
     digest: str
-    png: bytes
+    num_bytes: int
 
 
 class Embedder:
-    """Shared by all requests; decodes at most `num_threads` pictures at a time."""
+    """Shared by all requests; decodes at most `num_threads` pictures at a time. Nobody keeps a decoded picture: it is
+    made for one Encode call, and again for another one."""
 
     def __init__(
         self,
@@ -35,22 +41,30 @@ class Embedder:
         *,
         max_pixels: int,
         max_batch_bytes: int,
+        max_decoded_bytes: int,
         num_threads: int,
     ) -> None:
-        """`max_batch_bytes` bounds the pictures of one Encode call; a larger picture goes alone."""
+        """`max_batch_bytes` bounds the decoded pictures of one Encode call, `max_decoded_bytes` those of all calls at a
+        time; a larger picture goes alone."""
         self._cache = cache
         self._metrics = metrics
         self._max_pixels = max_pixels
         self._max_batch_bytes = max_batch_bytes
+        self._room = Room(max_decoded_bytes)
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="images")
 
     async def check(self, uploads: Sequence[Upload], encoders: Sequence[Candidate]) -> list[Picture]:
         """Raises InvalidArgument for the first upload that is no picture. One whose embeddings are at hand for any of
-        `encoders` was checked when they were made.
+        `encoders` was checked when they were made; one that comes several times is checked once.
         """
-        digests = [encoder.card.digest for encoder in encoders]
-        loop = asyncio.get_running_loop()
-        return [await loop.run_in_executor(self._threads, self._checked, upload, digests) for upload in uploads]
+        pictures: dict[str, Picture] = {}
+        digests = [await self._on_thread(_digest, upload) for upload in uploads]
+        for upload, digest in zip(uploads, digests, strict=True):
+            if digest not in pictures:
+                is_known = any(self._cache.holds(digest, encoder.card.digest) for encoder in encoders)
+                num_bytes = 0 if is_known else await self._on_thread(self._num_bytes, upload)
+                pictures[digest] = Picture(upload, digest, num_bytes)
+        return [pictures[digest] for digest in digests]
 
     async def embed(
         self, pictures: Sequence[Picture], encoder: Candidate, stages: Stages, tally: Tally
@@ -63,9 +77,10 @@ class Embedder:
         traces.current().set(cache_hits=hits, cache_misses=misses)
         if not missing:
             tally.cached(encoder.card)
-        pngs = [p.png or await self._png(p.upload) for p in missing]
-        for start, stop in _batches([len(png) for png in pngs], self._max_batch_bytes):
-            encoded = await stages.encode(encoder, pngs[start:stop])
+        sizes = [p.num_bytes or await self._on_thread(self._num_bytes, p.upload) for p in missing]
+        for start, stop in _batches(sizes, self._max_batch_bytes):
+            async with self._room.taken(sum(sizes[start:stop])):
+                encoded = await self._encoded([p.upload for p in missing[start:stop]], encoder, stages)
             for picture, embeddings in zip(missing[start:stop], encoded, strict=True):
                 self._cache.put(picture.digest, encoder.card.digest, embeddings)
                 known[picture.digest] = embeddings
@@ -74,15 +89,22 @@ class Embedder:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _checked(self, upload: Upload, encoders: Sequence[str]) -> Picture:
-        digest = hashlib.sha256(upload.data).hexdigest()
-        if any(self._cache.holds(digest, encoder) for encoder in encoders):
-            return Picture(upload, digest, b"")
-        return Picture(upload, digest, normalise(upload.data, self._max_pixels, upload.field))
+    async def _encoded(self, uploads: Sequence[Upload], encoder: Candidate, stages: Stages) -> list[Embeddings]:
+        pngs = [await self._on_thread(self._png, upload) for upload in uploads]
+        return await stages.encode(encoder, pngs)
 
-    async def _png(self, upload: Upload) -> bytes:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, normalise, upload.data, self._max_pixels, upload.field)
+    async def _on_thread(self, fn: Callable[[Upload], T], upload: Upload) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, fn, upload)
+
+    def _num_bytes(self, upload: Upload) -> int:
+        return check(upload.data, self._max_pixels, upload.field)
+
+    def _png(self, upload: Upload) -> bytes:
+        return normalise(upload.data, self._max_pixels, upload.field)
+
+
+def _digest(upload: Upload) -> str:
+    return hashlib.sha256(upload.data).hexdigest()
 
 
 def _batches(sizes: Sequence[int], max_bytes: int) -> Iterator[tuple[int, int]]:

@@ -39,6 +39,7 @@ class OrchestratorMetrics:
         metrics.gauge("embedding_cache_bytes", "embeddings at hand", lambda: cache.num_bytes)
         metrics.gauge("requests_running", "requests admitted", lambda: admission.num_running)
         metrics.gauge("requests_waiting", "requests waiting for admission", lambda: admission.num_waiting)
+        metrics.gauge("requests_bytes", "messages of requests admitted and waiting", lambda: admission.num_bytes)
         replicas = metrics.gauges("replicas", "replicas by what they last answered", ["stage", "state"])
         for stage in STAGES:
             for health, state in HEALTHS.items():

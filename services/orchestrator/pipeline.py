@@ -40,12 +40,12 @@ class Pipeline:
     ) -> AsyncGenerator[pb.RespondResponse, None]:
         """The events, unnumbered; the last one is Done. Raises the TriptychError of whatever went wrong."""
         tally = Tally(self._metrics, self._backends.trials)
-        async with self._admission.admitted() as waited_ms:
+        async with self._admission.admitted(request.num_bytes) as waited_ms:
             self._metrics.admitted(waited_ms)
             with traces.span("check pictures", pictures=len(request.pictures)):
                 pictures = await self._embedder.check(request.pictures, self._backends.candidates("encoder"))
             turn = Turn(request, request_id, pictures, tally, Stages(self._backends, tally, timeout_for))
-            chooser = Chooser(self._backends, request, request_id)
+            chooser = Chooser(self._backends, request)
             route = chooser.route()
             has_shown = False
             while True:

@@ -1,6 +1,7 @@
 """One replica behind the orchestrator: what it last said of itself, and the calls that run on it."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from triptych.status import error_from_rpc
 from triptych.v1 import component_pb2, component_pb2_grpc
 from triptych.v1 import orchestrator_pb2 as pb
 
+log = logging.getLogger(__name__)
+
 HEALTHS: Final[dict[pb.Health.ValueType, str]] = {
     pb.HEALTH_SERVING: "serving",
     pb.HEALTH_NOT_SERVING: "not_serving",
@@ -39,6 +42,7 @@ STANDINGS: Final[dict[Word, component_pb2.Standing.ValueType]] = {
 # What gRPC says in place of the replica's own status when that arrives while a message of ours is on its way out.
 CORE_FAILED: Final = "Internal error from Core"
 GOODBYE_TIMEOUT_S: Final = 0.5
+MALFORMED: Final = "malformed answer"
 
 
 @dataclass(eq=False)
@@ -100,17 +104,13 @@ class Replica:
         self._place = replace(self._place, is_leaving=True)
 
     async def poll(self) -> None:
-        """Asks for card, load and health, and says how it stands. Never raises: what goes wrong becomes `health` and
-        `detail`. When there is no answer, and nothing else is heard either, the calls that run here are given up: a
-        process that hangs keeps its connections open.
+        """Asks for card, load and health, and says how it stands. What goes wrong with the replica becomes `health` and
+        `detail`; only a mistake of ours is raised. When there is no answer, and nothing else is heard either, the calls
+        that run here are given up: a process that hangs keeps its connections open.
         """
-        self._link.renew()
-        asked = component_pb2.DescribeRequest(verdict=self._verdict())
         try:
-            described = await self.hearing.answer(component_pb2_grpc.ComponentServiceStub(self.channel).Describe(asked))
-            checked = await self.hearing.answer(
-                health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest())
-            )
+            self._link.renew()
+            described, checked = await self._ask()
         except grpc.aio.AioRpcError as error:
             self.mark_unreachable(error.details() or error.code().name)
             return
@@ -120,10 +120,24 @@ class Replica:
             return
         finally:
             self.asked.set()
+        if described is None or checked is None:
+            if self.detail != MALFORMED:  # said once, not at every poll
+                log.warning(MALFORMED, extra={"stage": self.stage, "replica": self.address})
+            self.mark_unreachable(MALFORMED)
+            return
         load = described.load
         self._num_others = max(0, load.num_running + load.num_waiting - self.num_in_flight)
         self.description = described
         self._judge(described, checked.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def _ask(self) -> tuple[component_pb2.DescribeResponse | None, health_pb2.HealthCheckResponse | None]:
+        """None for an answer that is no such message: gRPC raises nothing then."""
+        asked = component_pb2.DescribeRequest(verdict=self._verdict())
+        described = await self.hearing.answer(component_pb2_grpc.ComponentServiceStub(self.channel).Describe(asked))
+        checked = await self.hearing.answer(
+            health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest())
+        )
+        return described, checked
 
     async def say_goodbye(self) -> None:
         """So that it need not wait for us when it drains. Never raises."""

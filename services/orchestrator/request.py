@@ -39,16 +39,22 @@ class Limits(Protocol):
 
 @dataclass(frozen=True)
 class Upload:
-    """An encoded image file, and the field it came in."""
+    """An encoded image file, and the field it came in. The bytes stay in the message, which gRPC keeps for as long as
+    the call lasts; `data` is a copy."""
 
     field: str
-    data: bytes
+    content: pb.Content
+
+    @property
+    def data(self) -> bytes:
+        return self.content.image
 
 
 @dataclass(frozen=True)
 class Request:
     """One turn to answer. `pictures` are indexed by the Picture entries of the messages; `tasks` holds
     one task per user turn, the last one being what is asked now; `chain` the digests that served the turn before.
+    `num_bytes` is the size of the message it came in.
     """
 
     messages: tuple[Message, ...]
@@ -57,6 +63,7 @@ class Request:
     sampling: llm_pb2.SamplingParams
     image_params: pb.ImageParams
     chain: frozenset[str] = frozenset()
+    num_bytes: int = 0
 
     @property
     def task(self) -> Task:
@@ -87,7 +94,8 @@ def parse(request: pb.RespondRequest, limits: Limits) -> Request:
         _bounded(f"chain[{index}]", len(digest), 1, MAX_DIGEST_CHARS, "characters")
     tasks = (*_past_tasks(messages), task)
     chain = frozenset(request.chain)
-    return Request(tuple(messages), tuple(pictures), tasks, request.sampling, request.image_params, chain)
+    num_bytes = request.ByteSize()
+    return Request(tuple(messages), tuple(pictures), tasks, request.sampling, request.image_params, chain, num_bytes)
 
 
 def _message(name: str, message: pb.Message, pictures: list[Upload], limits: Limits) -> Message:
@@ -100,8 +108,8 @@ def _message(name: str, message: pb.Message, pictures: list[Upload], limits: Lim
             case "text":
                 contents += [content.text] if content.text.strip() else []
             case "image":
-                upload = Upload(f"{name}.contents[{index}].image", content.image)
-                _bounded(upload.field, len(upload.data), 1, limits.max_image_bytes, "bytes")
+                upload = Upload(f"{name}.contents[{index}].image", content)
+                _bounded(upload.field, len(content.image), 1, limits.max_image_bytes, "bytes")
                 contents.append(Picture(len(pictures)))
                 pictures.append(upload)
             case _:
@@ -131,7 +139,7 @@ def _has_picture(message: Message) -> bool:
 
 def _check_sampling(params: llm_pb2.SamplingParams) -> None:
     """`max_tokens` has its upper bound on the LLM's card, checked once the LLM is chosen."""
-    _bounded_if_set(params, "sampling", "temperature", 0, 100)
+    _bounded_if_set(params, "sampling", "temperature", 0, 10)
     _bounded_if_set(params, "sampling", "top_k", 0, 2**31 - 1)
     _bounded_if_set(params, "sampling", "top_p", 0, 1)
     if params.HasField("top_p") and params.top_p == 0:

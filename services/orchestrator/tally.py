@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from services.orchestrator.comparison import Comparison
 from services.orchestrator.metrics import OrchestratorMetrics
 from services.orchestrator.trial import Trials
 from triptych.card import Card
@@ -17,6 +18,7 @@ class Tally:
     def __init__(self, metrics: OrchestratorMetrics, trials: Trials) -> None:
         self._metrics = metrics
         self._trials = trials
+        self._comparison = Comparison(trials)
         self._started = time.monotonic()
         self.stage_times: list[pb.StageTime] = []
         self._served_by: dict[tuple[str, str], pb.ServedBy] = {}
@@ -32,7 +34,7 @@ class Tally:
     @contextmanager
     def calling(self, stage: str, generation: str) -> Iterator[None]:
         """Around a call to a replica."""
-        with self._metrics.call(stage, generation), self._trials.call(stage, generation):
+        with self._metrics.call(stage, generation), self._comparison.call(stage, generation):
             yield
 
     def cached(self, card: Card) -> None:

@@ -23,7 +23,7 @@ ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES25
 LEEWAY_S: Final = 30
 MAX_AGE_S: Final = 300.0  # keys are fetched again after this long
 MIN_AGE_S: Final = 10.0  # and for an unknown key id, not more often than this
-FETCH_TIMEOUT_S: Final = 5.0
+FETCH_TIMEOUT_S: Final = 5.0  # all of it: those who wait must not wait for a provider that drips
 MAX_JWKS_BYTES: Final = 2**20
 MAX_TOKEN_CHARS: Final = 6144  # gRPC drops some headers from 8 KiB up
 MAX_SUBJECT_CHARS: Final = 256
@@ -55,7 +55,7 @@ class Tokens:
         self._rules = rules
         self._keys: dict[str, jwt.PyJWK] = {}
         self._read_s = float("-inf")
-        self._reading = asyncio.Lock()
+        self._fetch: asyncio.Task[None] | None = None
 
     async def subject(self, token: str) -> str:
         """Whose token it is. Raises Unauthenticated, PermissionDenied without the scope, Unavailable without keys."""
@@ -89,24 +89,30 @@ class Tokens:
         return subject
 
     async def _key(self, id_: str) -> "jwt.PyJWK":
-        age_s = time.monotonic() - self._read_s
+        age_s = time.monotonic() - self._read_s  # of before the fetch under way, if one is
         if age_s > MAX_AGE_S or (id_ not in self._keys and age_s > MIN_AGE_S):
-            async with self._reading:
-                if time.monotonic() - self._read_s >= min(age_s, MIN_AGE_S):  # nobody else did meanwhile
-                    await self._renew()
+            await self._fetched()
         if not self._keys:
             raise Unavailable("the keys that tokens are checked against cannot be had", stage="orchestrator")
         if id_ not in self._keys:
             raise Unauthenticated("the token is signed with a key that is not published")
         return self._keys[id_]
 
+    async def _fetched(self) -> None:
+        """One fetch for all who wait. It is nobody's own: a caller who goes away does not end it."""
+        if self._fetch is None or self._fetch.done():
+            self._fetch = asyncio.create_task(self._renew())
+        await asyncio.shield(self._fetch)
+
     async def _renew(self) -> None:
         """Keeps the keys it has when there are no new ones to be had."""
-        self._read_s = time.monotonic()
         try:
-            self._keys = await asyncio.to_thread(_published, self._rules.jwks)
+            self._keys = await asyncio.wait_for(asyncio.to_thread(_published, self._rules.jwks), FETCH_TIMEOUT_S)
         except (OSError, ValueError) as error:
-            log.warning("token keys not taken up", extra={"reason": f"{self._rules.jwks}: {error}"})
+            reason = str(error) or type(error).__name__
+            log.warning("token keys not taken up", extra={"reason": f"{self._rules.jwks}: {reason}"})
+        finally:
+            self._read_s = time.monotonic()
 
 
 def _published(jwks: str) -> dict[str, "jwt.PyJWK"]:

@@ -13,8 +13,10 @@ from typing import Final
 from triptych.errors import TriptychError
 
 WINDOW: Final = 50  # calls looked back on
-# A wrong request fails on the older generation too, which levels it out: a new one may fail in any way.
 BLAMELESS: Final = frozenset({"CANCELLED"})
+# What a wrong request gets anywhere. Held against a generation only once another one has done the same work: a caller
+# could have a good one taken back otherwise.
+REFUSALS: Final = frozenset({"INVALID_ARGUMENT"})
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,11 @@ class Trials:
 
     @contextmanager
     def call(self, stage: str, generation: str) -> Iterator[None]:
-        """Around a call; how it ends counts. One that the caller gives up does not."""
+        """Around a call; how it ends counts, but for one that the caller gives up, or that is refused as wrong."""
         try:
             yield
         except TriptychError as error:
-            if error.code not in BLAMELESS:
+            if error.code not in BLAMELESS | REFUSALS:
                 self.ended(stage, generation, failed=True)
             raise
         else:
@@ -83,6 +85,14 @@ class Trials:
             record.failures.append(failed)
             record.num_calls += 1
             record.num_failed += failed
+
+    def excuse(self, stage: str, generation: str) -> None:
+        """One of its failures was the request's own."""
+        record = self.record(stage, generation)
+        if True in record.failures:
+            record.failures.remove(True)
+            record.num_calls -= 1
+            record.num_failed -= 1
 
     def took(self, stage: str, generation: str, running_ms: float, num_units: int) -> None:
         """`num_units` of work: pictures, tokens or steps, so that long requests compare with short ones."""
@@ -95,6 +105,10 @@ class Trials:
 
     def is_on_trial(self, stage: str, generation: str) -> bool:
         return self.record(stage, generation).began_s is not None
+
+    def is_suspect(self, stage: str, generation: str) -> bool:
+        """On trial, or in quarantine: it may fail where an older one would not."""
+        return self.is_on_trial(stage, generation) or bool(self.fault(stage, generation))
 
     def fault(self, stage: str, generation: str) -> str:
         """Why it is quarantined; empty when it is not."""

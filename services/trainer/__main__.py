@@ -9,9 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
+from services.trainer.arguments import at_least_one
 from services.trainer.pipeline import Node, run_stages
 from services.trainer.progress import Bars, Lines
-from services.trainer.recipe import read_recipe
+from services.trainer.recipe import AnyRecipe, read_recipe
 from services.trainer.stages import TASKS, graph
 from triptych.errors import InvalidArgument, TriptychError
 
@@ -27,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         "--json", action="store_true", help="progress as JSON lines on stdout, for a supervising program"
     )
     parser.add_argument("--rendezvous", help="of several machines: host:port, free on the first, where they meet")
-    parser.add_argument("--node-rank", type=int, default=0, help="of several machines: which this is, from 0")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads in all (default: every core)")
+    parser.add_argument("--node-rank", type=int, help="of several machines: which this is, from 0 (default)")
+    parser.add_argument("--threads", type=at_least_one, default=0, help="CPU threads in all (default: every core)")
     args = parser.parse_args(argv)
     try:
         recipe = read_recipe(args.recipe)
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             run_stage(recipe, args.stage, args.threads)
         else:
             stages = list(known.tasks[args.task] if args.task else known.needs)
-            node = Node(args.node_rank, args.rendezvous) if args.rendezvous else None
+            node = _node(recipe, args.node_rank, args.rendezvous)
             run_stages(recipe, args.recipe, stages, args.threads, Lines() if args.json else Bars(stages), node)
     except TriptychError as error:
         sys.stderr.write(f"error: {error}\n")  # at once, also unbuffered: ranks share a log
@@ -54,6 +55,20 @@ def main(argv: list[str] | None = None) -> int:
         print("stopped; the same command goes on from the last saved step", file=sys.stderr)
         return 130
     return 0
+
+
+def _node(recipe: AnyRecipe, rank: int | None, rendezvous: str | None) -> Node | None:
+    """This machine among several; None where it is the only one. Raises InvalidArgument for one that would only wait:
+    the recipe has no work for it."""
+    if not rendezvous:
+        if rank is not None:
+            raise InvalidArgument(f"--node-rank {rank} is nothing without --rendezvous, where the machines meet")
+        return None
+    spread = [recipe.distribution(stage) for stage in graph(recipe).needs]
+    num_nodes = max(distribution.num_nodes if distribution else 1 for distribution in spread)
+    if not 0 <= (rank or 0) < num_nodes:
+        raise InvalidArgument(f"--node-rank {rank} is not in 0..{num_nodes - 1}: the recipe's num_nodes is {num_nodes}")
+    return Node(rank or 0, rendezvous)
 
 
 if __name__ == "__main__":

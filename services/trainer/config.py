@@ -3,35 +3,30 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from services.trainer.destination import is_free
+from services.trainer.distribution import Distribution
+from services.trainer.evaluators import BLOCKS, REPORTED
+from services.trainer.gate import FIGURES, check_names
 from services.trainer.toml_file import checked, read_toml
+from triptych.errors import InvalidArgument
 from triptych.exports import FORMATS, PRECISIONS, export_name
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a recipe: the folder of its run is called so
+DRAWING = ("draw", "draw_crowd", "edit", "edit_crowd")  # kinds with one picture to draw in every conversation
 NOT_WEIGHTS = {"gate", "evaluate_every", "save_every", "distribution"}
 
 
+Count = Annotated[int, Field(ge=1)]
+Channels8 = Annotated[int, Field(ge=8, multiple_of=8)]
+Channels16 = Annotated[int, Field(ge=16, multiple_of=16)]  # normalised in groups of as many
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Distribution(_Frozen):
-    """How a stage's step is spread over processes and memory."""
-
-    num_nodes: int = Field(1, ge=1)
-    num_processes: int = Field(1, ge=1, description="on each node: one for each GPU")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["f32", "bf16"] = "bf16"
-    shard: bool = Field(True, description="FSDP2 shards parameters; false: every rank keeps them whole")
-    activation_checkpointing: bool = False
-    micro_batch_size: int = Field(0, ge=0, description="samples of a rank in one pass; 0: its whole share of the batch")
-    keep_checkpoints: int = Field(2, ge=1, description="the newest so many training states are kept")
-
-    @property
-    def num_ranks(self) -> int:
-        return self.num_nodes * self.num_processes
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TokenizerStage(_Frozen):
@@ -62,8 +57,8 @@ class Stage(_Frozen):
 class VaeStage(Stage):
     """AutoencoderKL on pictures."""
 
-    block_out_channels: tuple[int, ...] = (16, 32, 64, 64)
-    latent_channels: int = 8
+    block_out_channels: tuple[Channels8, ...] = Field((16, 32, 64, 64), min_length=1, max_length=7)
+    latent_channels: Count = 8
     foreground_weight: float = Field(5.0, ge=1)
     filled_cells: float = Field(0.7, ge=0, le=1, description="share of cells with a block in training pictures")
     kl_weight: float = Field(1e-6, ge=0)
@@ -81,12 +76,12 @@ class VaeDecoderStage(Stage):
 class UnetStage(Stage):
     """UNet and a text encoder of its own, trained together on captions, as latent diffusion models were."""
 
-    block_out_channels: tuple[int, ...] = (64, 128)
-    layers_per_block: int = 1
-    num_heads: int = 4
-    conditioning_length: int = 36
-    conditioning_size: int = 128
-    text_layers: int = 3
+    block_out_channels: tuple[Channels16, ...] = Field((64, 128), min_length=1)
+    layers_per_block: Count = 1
+    num_heads: Count = 4
+    conditioning_length: int = Field(36, ge=2)
+    conditioning_size: int = Field(128, ge=4, multiple_of=4)
+    text_layers: Count = 3
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     pool_size: int = Field(24_576, ge=1, description="training pictures, encoded once")
     crowded_share: float = Field(0.5, ge=0, le=1, description="training pictures with more blocks than a scene has")
@@ -97,16 +92,16 @@ class UnetStage(Stage):
 class EncoderStage(Stage):
     """A SigLIP pair trained with the sigmoid loss; every batch holds groups of scenes one edit apart."""
 
-    image_size: int = 96
-    patch_size: int = 16
-    hidden_size: int = 160
-    intermediate_size: int = 480
-    num_layers: int = 6
-    num_heads: int = 5
-    text_hidden_size: int = 128
-    text_layers: int = 2
+    image_size: Count = 96
+    patch_size: Count = 16
+    hidden_size: int = Field(160, ge=4, multiple_of=4)
+    intermediate_size: Count = 480
+    num_layers: Count = 6
+    num_heads: Count = 5
+    text_hidden_size: int = Field(128, ge=4, multiple_of=4)
+    text_layers: Count = 2
     group_size: int = Field(4, ge=1)
-    max_caption_tokens: int = 48
+    max_caption_tokens: Count = 48
     num_crowds: int = Field(0, ge=0, description="crowded pictures captioned in every batch; 0: no captioning")
     filled_cells: float = Field(0.6, ge=0, le=1)
     captioning_weight: float = Field(8.0, ge=0)
@@ -115,12 +110,12 @@ class EncoderStage(Stage):
 class LlmStage(Stage):
     """A Mistral-type language model on the world's conversations, pictures told in words."""
 
-    hidden_size: int = 192
-    intermediate_size: int = 576
-    num_layers: int = 6
-    num_heads: int = 6
-    num_key_value_heads: int = 3
-    max_model_len: int = 1024
+    hidden_size: Count = 192
+    intermediate_size: Count = 576
+    num_layers: Count = 6
+    num_heads: Count = 6
+    num_key_value_heads: Count = 3
+    max_model_len: Count = 1024
     max_tokens: int = Field(256, ge=32, description="row length of a batch, filled with whole conversations")
 
 
@@ -149,10 +144,10 @@ class MultimodalStage(UnderstandingStage):
 
     generation_weight: float = Field(0.5, ge=0)
     noise_draws: int = Field(2, ge=1, description="timesteps drawn per target picture and step")
-    head_hidden_size: int = 128
-    head_intermediate_size: int = 512
-    head_heads: int = 4
-    head_layers: int = 4
+    head_hidden_size: Count = 128
+    head_intermediate_size: Count = 512
+    head_heads: Count = 4
+    head_layers: Count = 4
     head_lr_scale: float = Field(1.0, gt=0, description="the head starts from nothing")
     align_weight: float = Field(0.0, ge=0, description="GILL's regression onto text conditioning, fading out")
     align_steps: int = Field(0, ge=0)
@@ -171,7 +166,7 @@ class Template(_Frozen):
     """Overrides of `triptych.prompts.PromptTemplate`."""
 
     system: str = ""
-    num_img_tokens: int = 16
+    num_img_tokens: Count = 16
     task_token_position: Literal["sequence_start", "user_turn"] = "user_turn"
     image_position: Literal["after_bos", "turn_start", "inline"] = "turn_start"
 
@@ -180,8 +175,8 @@ class CheckpointStage(_Frozen):
     """What the checkpoint says of itself, and the defaults its services use."""
 
     version: str
-    num_inference_steps: int = Field(25, ge=1)
-    guidance_scale: float = Field(3.0, ge=0)
+    num_inference_steps: int = Field(25, ge=1, le=200)
+    guidance_scale: float = Field(3.0, ge=0, le=50)
     max_tokens: int = Field(96, ge=1)
     weights: Literal["f32", "bf16"] = "bf16"
 
@@ -217,7 +212,7 @@ class Recipe(_Frozen):
     """One training run, from nothing to a published checkpoint."""
 
     kind: Literal["blocks"] = "blocks"
-    name: str
+    name: str = Field(pattern=NAME)
     seed: int = Field(0, ge=0)
     out: Path
     runs: Path = Path("runs")
@@ -243,12 +238,14 @@ class Recipe(_Frozen):
             ("encoder.batch_size", encoder.batch_size, encoder.group_size),
             ("encoder.image_size", encoder.image_size, encoder.patch_size),
             ("encoder.hidden_size", encoder.hidden_size, encoder.num_heads),
-            ("llm.hidden_size", llm.hidden_size, llm.num_heads),
+            ("llm.hidden_size", llm.hidden_size, 2 * llm.num_heads),
             ("llm.num_heads", llm.num_heads, llm.num_key_value_heads),
             ("multimodal.head_hidden_size", multimodal.head_hidden_size, multimodal.head_heads),
         ):
             if value % factor:
                 raise ValueError(f"{name} {value} is no multiple of {factor}")
+        if (least := min(self.unet.block_out_channels)) < self.unet.num_heads:
+            raise ValueError(f"unet.num_heads {self.unet.num_heads} is more than the {least} channels of a block")
         for name, length in (
             ("llm.max_tokens", llm.max_tokens),
             ("understanding.groups: max_tokens", max(group.max_tokens for group in self.understanding.groups)),
@@ -273,7 +270,18 @@ class Recipe(_Frozen):
         return getattr(getattr(self, stage, None), "distribution", None)
 
     def check(self) -> None:
-        """There is nothing that this kind of recipe starts from."""
+        """Raises InvalidArgument, before any work, for what would otherwise be said when a stage comes to it."""
+        if not is_free(self.out):
+            raise InvalidArgument(f"out {self.out} exists and is no checkpoint: it would not be overwritten")
+        if not any(group.kind in DRAWING for group in self.multimodal.groups):
+            raise InvalidArgument(f"multimodal.groups has none of {', '.join(DRAWING)}: handover learns from those")
+        for name, figures in FIGURES.items():
+            stage: Stage = getattr(self, name)
+            if stage.distribution:  # of none does the objective say `is_distributed`
+                raise InvalidArgument(f"{name}.distribution: this stage trains in one process only")
+            known = [figure for figure in figures if self.encoder.num_crowds or figure != "words_right"]
+            check_names(f"{name}.gate", stage.gate, known)
+        check_names("evaluate.gate", self.evaluate.gate, [figure for name in BLOCKS for figure in REPORTED[name]])
 
     def digest(self, *stages: str) -> str:
         """Identity of the named stages' settings (and the seed): a stage's work is reused only under the same one.

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from services.trainer.config import Recipe
+from services.trainer.destination import is_free
 from services.trainer.evaluate import evaluate_checkpoint
 from services.trainer.gate import check_gate
 from services.trainer.recipe import AnyRecipe
@@ -84,9 +85,9 @@ def export(recipe: AnyRecipe, folder: Path, report: Report) -> Figures:
 def publish(recipe: AnyRecipe, folder: Path, report: Report) -> Figures:
     """Puts the checkpoint where the recipe says, in one move. Raises FailedPrecondition rather than to overwrite what
     is no checkpoint."""
-    if recipe.out.exists() and not (recipe.out / "system.json").is_file():
+    if not is_free(recipe.out):
         raise FailedPrecondition(f"out {recipe.out} exists and is no checkpoint: it is not overwritten")
-    partial = recipe.out.with_name(recipe.out.name + ".partial")
+    partial = recipe.out.with_name(f".{recipe.out.name}.partial")  # hidden: what has a plain name may be someone's
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(_checkpoint(recipe), partial)
     put_in_place(partial, recipe.out)

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.trainer.config import Distribution
+from services.trainer.distribution import Distribution
 from triptych.errors import InvalidArgument
 
 NODES_TIMEOUT_S = 600  # for all nodes to come: a scheduler starts them one by one

@@ -1,6 +1,5 @@
 """A whole recipe: every stage in a process of its own, or in ranks, as soon as what it needs is done."""
 
-import json
 import os
 import re
 import signal
@@ -8,12 +7,15 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.trainer.folder_lock import alone_in
 from services.trainer.launch import Rendezvous, command
+from services.trainer.leash import leashed
 from services.trainer.plot import plot_losses
-from services.trainer.progress import Display
+from services.trainer.progress import Display, relay
 from services.trainer.recipe import AnyRecipe
 from services.trainer.stages import graph, is_done
 from triptych.errors import FailedPrecondition, InvalidArgument, TriptychError, Unavailable
@@ -29,7 +31,7 @@ class Running:
     """A stage's process and where its output goes."""
 
     stage: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     log: Path
     log_start: int  # bytes of earlier runs in it
     is_first: bool  # whether this is the node that writes
@@ -49,10 +51,18 @@ def run_stages(
     """Brings these stages to done.
 
     Raises FailedPrecondition when what they need besides is not done, and naming the stage that failed, Unavailable
-    when something killed it; the others are stopped then.
+    when something killed it; the others are stopped then. Unavailable, too, while another trainer is at work in the
+    recipe's folder.
     """
     _check_nodes(recipe, stages, node)
     _check_needs(recipe, stages)
+    with nullcontext() if node and node.rank else alone_in(recipe.folder):  # the first node's, of several
+        _run(recipe, path, stages, threads, display, node)
+
+
+def _run(
+    recipe: AnyRecipe, path: Path, stages: Sequence[str], threads: int, display: Display, node: Node | None
+) -> None:
     cores = threads or os.cpu_count() or 1
     running: list[Running] = []
     started: set[str] = set()  # also those that have ended here: another node may still be at work on them
@@ -112,16 +122,10 @@ def _start(recipe: AnyRecipe, path: Path, stage: str, threads: int, display: Dis
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as errors:
         log_start = errors.tell()
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        process = subprocess.Popen(leashed(argv), stdout=subprocess.PIPE, stderr=errors, env=environment)
     display.start(stage)
-    threading.Thread(target=_follow, args=(process, stage, display), daemon=True).start()
+    threading.Thread(target=relay, args=(process, stage, log, display), daemon=True).start()
     return Running(stage, process, log, log_start, node is None or node.rank == 0)
-
-
-def _follow(process: subprocess.Popen[str], stage: str, display: Display) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        display.show(stage, json.loads(line))
 
 
 def _reap(recipe: AnyRecipe, running: list[Running]) -> list[Running]:
@@ -129,8 +133,18 @@ def _reap(recipe: AnyRecipe, running: list[Running]) -> list[Running]:
         if ended.process.returncode != 0:
             raise failure_of(ended)
         if ended.is_first:
+            _check_done(recipe, ended.stage)
             plot_losses(recipe.folder / ended.stage)
     return [r for r in running if r.process.poll() is None]
+
+
+def _check_done(recipe: AnyRecipe, stage: str) -> None:
+    """A stage is of the settings, base and data it began with; other ones would be waited for without end."""
+    if not is_done(recipe, stage):
+        raise FailedPrecondition(
+            f"stage {stage} ended well, but the base, the data or the mix's file changed while it ran: what is in "
+            f"{recipe.folder / stage} was made from them as they were before"
+        )
 
 
 def failure_of(ended: Running) -> TriptychError:

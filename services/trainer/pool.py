@@ -3,19 +3,21 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import active_children, connection, get_context, parent_process
+from multiprocessing import active_children, connection, get_context, parent_process, resource_tracker
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @contextmanager
 def worker_pool(num_workers: int) -> Iterator[Executor]:
     # Spawned, not forked: threads of the libraries in this process would not survive a fork.
-    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _begin_worker)
+    pool = _Pool(num_workers, get_context("spawn"), _begin_worker)
+    resource_tracker.ensure_running()  # it would let Ctrl-C in again where it is started together with a worker
     try:
-        with _interrupts_held():
-            pool.submit(int)  # the first task starts all workers
         yield pool
     except KeyboardInterrupt:
         for worker in active_children():
@@ -24,6 +26,14 @@ def worker_pool(num_workers: int) -> Iterator[Executor]:
     finally:
         # The pool drops what waits by itself: futures cancelled from here would trip it when its workers are gone.
         pool.shutdown(cancel_futures=True)
+
+
+class _Pool(ProcessPoolExecutor):
+    """Workers are started as tasks come."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        with _interrupts_held():
+            return super().submit(fn, *args, **kwargs)
 
 
 @contextmanager

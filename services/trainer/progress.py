@@ -1,7 +1,10 @@
 """What a person or a supervising program sees of stages under way: bars, or a JSON line for every report."""
 
 import json
-from typing import Protocol, Self
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+NO_JSON = (ValueError, RecursionError)
 HIDDEN_FIGURES = {"step", "steps", "seconds", "gradient_norm", "learning_rate"}
 
 
@@ -78,3 +82,32 @@ class Lines:
 
     def show(self, stage: str, figures: dict[str, float]) -> None:
         print(json.dumps({"stage": stage, **figures}), flush=True)
+
+
+def relay(process: subprocess.Popen[bytes], stage: str, log: Path, display: Display) -> None:
+    """Shows what a stage reports on stdout until that is closed. Lines of others (NCCL has some) go to its log."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        with suppress(OSError):  # a full disk, a display that is gone: a stage that nobody reads from would stand still
+            if (figures := _report(line)) is not None:
+                display.show(stage, figures)
+                continue
+            with log.open("ab") as file:
+                file.write(line)
+
+
+def _report(line: bytes) -> dict[str, float] | None:
+    """None for a line that is no report."""
+    values = json_object(line)
+    if not {"step", "steps"} <= values.keys() or not all(isinstance(v, int | float) for v in values.values()):
+        return None
+    return values
+
+
+def json_object(line: bytes) -> dict[str, Any]:
+    """Empty for a line that holds none."""
+    try:
+        values = json.loads(line)
+    except NO_JSON:
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from services.trainer.config import Distribution
+from services.trainer.distribution import Distribution
 from triptych.errors import InvalidArgument, Unavailable
 
 JOIN_TIMEOUT_S = 300  # for all ranks to come: they import torch and start CUDA

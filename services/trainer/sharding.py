@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
-from services.trainer.config import Distribution
+from services.trainer.distribution import Distribution
 from services.trainer.ranks import Ranks
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}

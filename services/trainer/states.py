@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import pickle
 import shutil
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -22,6 +23,17 @@ from triptych.errors import CheckpointError, FailedPrecondition, InvalidArgument
 SAVE_TIMEOUT_S = 3600  # for the slowest rank to write its part, and for rank 0 to write what the stage made
 LAST = "LAST"
 ABOUT = "about.json"
+# Of a file cut off or overwritten; unpickling says what it stumbles over in many ways.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    pickle.UnpicklingError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ImportError,
+)
 
 
 @dataclass(frozen=True)
@@ -46,13 +58,13 @@ class States:
     def open(self) -> int | None:
         """The step to go on from, None for a new run. Clears away what a killed run left half-written.
 
-        Raises InvalidArgument when other settings made the state; then nothing is touched. Raises FailedPrecondition
-        when this rank does not see what rank 0 does. Every rank must call it.
+        Raises InvalidArgument when other settings made the state, CheckpointError when it is damaged; then nothing is
+        touched. Raises FailedPrecondition when this rank does not see what rank 0 does. Every rank must call it.
         """
         if dist.is_initialized():
             self._group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=SAVE_TIMEOUT_S))
         last = self._first_ranks_last()
-        if last:
+        if last is not None:
             self._check(last)
         self.wait_for_all()
         if self.ranks.is_first:
@@ -69,8 +81,12 @@ class States:
             dist.barrier(group=self._group)
 
     def tensors(self, step: int) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of what was saved."""
-        metadata = FileSystemReader(self._path(step)).read_metadata()
+        """Names and shapes of what was saved. Raises CheckpointError when they cannot be read."""
+        path = self._path(step)
+        try:
+            metadata = FileSystemReader(path).read_metadata()
+        except UNREADABLE as error:
+            raise CheckpointError(f"{path} cannot be read: .metadata: {_cause(error)}") from error
         return {key: tuple(about.size) for key, about in metadata.state_dict_metadata.items()}  # type: ignore[union-attr]
 
     def load(self, step: int, tensors: dict[str, Tensor]) -> None:
@@ -142,9 +158,14 @@ class States:
 
     def _check(self, last: str) -> None:
         about = self.folder / last / ABOUT
-        if not about.exists():
+        if not about.exists() and not self.ranks.is_first:
             raise FailedPrecondition(f"rank {self.ranks.rank} does not see {about}: all nodes need it")
-        made_by = json.loads(about.read_text())["digest"]
+        try:
+            made_by = json.loads(about.read_text())["digest"]
+        except UNREADABLE as error:
+            raise CheckpointError(
+                f"{self.folder / last} cannot be read, though {LAST} names it: {ABOUT}: {_cause(error)}"
+            ) from error
         if made_by != self.digest:
             raise InvalidArgument(
                 f"{self.folder / last} was made by settings {made_by}, not {self.digest}: "
@@ -178,7 +199,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """What each rank that failed says."""
+    """What each rank that failed says; some errors have no words."""
     if not isinstance(error, CheckpointException):
-        return str(error)
-    return ", ".join(f"rank {rank}: {failure[0]}" for rank, failure in error.failures.items())
+        return str(error) or repr(error)
+    return ", ".join(f"rank {rank}: {_cause(failure[0])}" for rank, failure in error.failures.items())

@@ -6,15 +6,20 @@
 import hashlib
 import json
 import math
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from services.trainer.config import NOT_WEIGHTS, Distribution, ExportStage, Stage
+from services.trainer.config import NAME, NOT_WEIGHTS, ExportStage, Stage
 from services.trainer.data.mix import Mix
-from services.trainer.evaluators import EVALUATORS
+from services.trainer.destination import is_free
+from services.trainer.distribution import Distribution
+from services.trainer.done import done_digest
+from services.trainer.evaluators import BLOCKS, EVALUATORS, REPORTED
+from services.trainer.gate import check_names
+from services.trainer.prepared import Prepared, index_digest
+from services.trainer.tuned_base import base_digests, linear_layers
 from triptych.errors import InvalidArgument
 
 Part = Literal["projector", "llm", "head", "tokens"]
@@ -25,7 +30,7 @@ RESERVED = {"mix", "checkpoint", "evaluate", "export", "publish"}
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Lora(_Frozen):
@@ -84,6 +89,11 @@ class TuningStage(_Frozen):
         """Whether its data may hold pictures to look at."""
         return bool(set(LOOKING) & set(self.tasks))
 
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """What it reports on samples held out, if there are any."""
+        return ("understanding", "tokens_right", *(("generation",) if self.learns_to_draw else ()))
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         for name, values in (("train", self.train), ("tasks", self.tasks), ("groups", self.groups)):
@@ -124,8 +134,8 @@ class TunedCheckpoint(_Frozen):
     """What the checkpoint says of itself; defaults of its services are the base's where nothing is said."""
 
     version: str
-    num_inference_steps: int | None = Field(None, ge=1)
-    guidance_scale: float | None = Field(None, ge=0)
+    num_inference_steps: int | None = Field(None, ge=1, le=200)
+    guidance_scale: float | None = Field(None, ge=0, le=50)
     max_tokens: int | None = Field(None, ge=1)
     weights: Literal["f32", "bf16"] = "bf16"
 
@@ -145,7 +155,7 @@ class TuningRecipe(_Frozen):
     compile: ClassVar[bool] = False  # compiled forward passes are for stages in one process
 
     kind: Literal["tuning"] = "tuning"
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     seed: int = Field(0, ge=0)
     out: Path
     runs: Path = Path("runs")
@@ -217,73 +227,71 @@ class TuningRecipe(_Frozen):
             settings |= {"held_out": self.held_out, "precision": self.spread.precision}
             settings["base"] = base_digests(self.base)
             folders = {self.stage(name).data or self.data for name in set(stages) & set(self.names)}
-            settings["prepared"] = sorted(_index_digest(folder) for folder in folders if folder)
+            settings["prepared"] = sorted(index_digest(folder) for folder in folders if folder)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def check(self) -> None:
-        """Raises InvalidArgument, before any work, naming what is missing and what does not fit together."""
+        """Raises InvalidArgument, before any work, naming what is missing and what does not fit together, and
+        FailedPrecondition for a mix that is not whole."""
         base_digests(self.base)
+        if not is_free(self.out):
+            raise InvalidArgument(f"out {self.out} exists and is no checkpoint: it would not be overwritten")
+        known = [name for name in EVALUATORS if name not in BLOCKS]  # those take no data
         for name, folder in self.evaluate.data.items():
-            if name not in EVALUATORS:
-                raise InvalidArgument(f"evaluate.data: unknown evaluator {name!r}, known: {', '.join(EVALUATORS)}")
+            if name not in known:
+                raise InvalidArgument(f"evaluate.data: unknown evaluator {name!r}, known: {', '.join(known)}")
             if not folder.is_dir():
                 raise InvalidArgument(f"evaluate.data: {name}'s folder {folder} does not exist")
-        has_decoder = (self.base / "decoder" / "card.json").is_file()
         for stage in self.stages:
-            if stage.draws and not has_decoder:
-                raise InvalidArgument(
-                    f"{stage.name}: tasks {list(stage.tasks)}, but base {self.base} has no decoder to draw with"
-                )
-            groups, num_samples = self._contents(stage)
-            if unknown := sorted(set(stage.groups) - groups):
-                raise InvalidArgument(f"{stage.name}: groups {unknown}: the mix has {sorted(groups)}")
-            if num_samples is not None and stage.batch_size + self.held_out > num_samples:
-                raise InvalidArgument(
-                    f"{stage.name}: batch_size {stage.batch_size} and held_out {self.held_out} are more than the "
-                    f"{num_samples} samples there are"
-                )
+            self._check_stage(stage)
+            self._check_data(stage)
+            figures = stage.figures if self.held_out else ()
+            check_names(f"{stage.name}: gate", stage.gate, figures)
+        reported = [figure for name in self.evaluate.data for figure in REPORTED[name]]
+        check_names("evaluate.gate", self.evaluate.gate, [*figures, *reported])
 
-    def _contents(self, stage: TuningStage) -> tuple[set[str], int | None]:
-        """The groups of the stage's mix, and its size where it is prepared already."""
+    def _check_stage(self, stage: TuningStage) -> None:
+        """Against the base."""
+        if stage.draws and not (self.base / "decoder" / "card.json").is_file():
+            raise InvalidArgument(
+                f"{stage.name}: tasks {list(stage.tasks)}, but base {self.base} has no decoder to draw with"
+            )
+        if not stage.lora:
+            return
+        layers = linear_layers(self.base)
+        if unknown := sorted(set(stage.lora.targets) - layers):
+            raise InvalidArgument(f"{stage.name}: lora.targets {unknown}: the LLM's linear layers are {sorted(layers)}")
+
+    def _check_data(self, stage: TuningStage) -> None:
+        """Against its mix: all of it where it is prepared already, its groups where it is not."""
+        prepared = self._prepared(stage)
+        groups = prepared.groups if prepared else self._mix().shares
+        if unknown := sorted(set(stage.groups) - set(groups)):
+            raise InvalidArgument(f"{stage.name}: groups {unknown}: the mix has {sorted(groups)}")
+        if prepared is None:
+            return
+        size = stage.batch_size
+        if size + self.held_out > prepared.num_samples:
+            raise InvalidArgument(
+                f"{stage.name}: batch_size {size} and held_out {self.held_out} are more than the "
+                f"{prepared.num_samples} samples there are"
+            )
+        if (found := prepared.count(stage.tasks, stage.groups, size)) < size:
+            named = f"tasks {list(stage.tasks)}" + (f" in groups {list(stage.groups)}" if stage.groups else "")
+            raise InvalidArgument(f"{stage.name}: batch_size {size}, but the mix has {found} samples of {named}")
+        if "head" in stage.train and not prepared.count(set(DRAWING) & set(stage.tasks), stage.groups, 1):
+            raise InvalidArgument(f"{stage.name}: train has the head, but the data have no pictures to draw")
+
+    def _mix(self) -> Mix:
+        assert self.mix is not None
+        mix = Mix.read(self.mix)
+        if not mix.length:
+            raise InvalidArgument(f"mix {self.mix} has no [length] table: samples are cut and counted by it")
+        return mix
+
+    def _prepared(self, stage: TuningStage) -> Prepared | None:
+        """The recipe's own mix counts as soon as it is there, so that no later stage has to be waited for."""
         folder = stage.data or self.data
-        if folder is None:
-            assert self.mix is not None
-            mix = Mix.read(self.mix)
-            if not mix.length:
-                raise InvalidArgument(f"mix {self.mix} has no [length] table: samples are cut and counted by it")
-            return set(mix.shares), None
-        _index_digest(folder)
-        path = folder / "index.json"
-        try:
-            index = json.loads(path.read_text(encoding="utf-8"))
-            return set(index["groups"].values()), int(index["num_samples"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InvalidArgument(f"{path}: {error!r}") from error
-
-
-def base_digests(base: Path) -> dict[str, str]:
-    """The digests of a checkpoint's components, by kind. Raises InvalidArgument when it is none."""
-    path = base / "system.json"
-    try:
-        digests: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["digests"]
-    except FileNotFoundError:
-        raise InvalidArgument(f"base {base} is no checkpoint: {path} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidArgument(f"base {base}: {path}: {error!r}") from error
-    if missing := [kind for kind in digests if not (base / kind / "card.json").is_file()]:
-        raise InvalidArgument(f"base {base}: {', '.join(missing)} is missing")
-    return digests
-
-
-def _index_digest(folder: Path) -> str:
-    """Identity of a prepared mix. Raises InvalidArgument when it is none."""
-    path = folder / "index.json"
-    if not path.is_file():
-        raise InvalidArgument(f"data {folder} is no finished mix: {path} is missing")
-    return _sha256(path, path.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=8)
-def _sha256(path: Path, modified_ns: int) -> str:
-    """Of a file as it was then."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+        if folder is None and done_digest(self.folder / "mix") == self.digest("mix"):
+            folder = self.folder / "mix" / "out"
+        return Prepared.read(folder) if folder else None

@@ -12,7 +12,8 @@ from services.trainer.evaluate import evaluate_checkpoint
 from services.trainer.finishing import DTYPES, Figures, Report
 from services.trainer.gate import check_gate
 from services.trainer.stages import digest
-from services.trainer.tuning import TuningRecipe, TuningStage, base_digests
+from services.trainer.tuned_base import base_digests
+from services.trainer.tuning import TuningRecipe, TuningStage
 from triptych.card import read_card
 from triptych.models.cards import Defaults, Spaces
 from triptych.models.checkpoint import write_checkpoint

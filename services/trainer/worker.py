@@ -5,15 +5,18 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Final
 
 import torch
 
-from services.trainer.done import write_done
+from services.trainer.done import done_digest, write_done
 from services.trainer.ranks import joined
 from services.trainer.recipe import AnyRecipe
 from services.trainer.stages import digest, graph, is_done, make_objective
 from services.trainer.train import train_stage
-from triptych.errors import FailedPrecondition
+from triptych.errors import FailedPrecondition, InvalidArgument
+
+KEPT: Final = ("mix",)  # takes hours to make: what is finished of it is not deleted for other settings
 
 
 def run_stage(recipe: AnyRecipe, stage: str, threads: int) -> None:
@@ -43,13 +46,19 @@ def _train(recipe: AnyRecipe, stage: str, folder: Path) -> None:
 
 
 def _run_step(recipe: AnyRecipe, stage: str) -> None:
-    """From the start, whatever an interrupted run left."""
+    """From the start, whatever an interrupted run left. Raises InvalidArgument where that would cost a finished mix."""
     start = time.monotonic()
     folder = recipe.folder / stage
+    identity = digest(recipe, stage)  # before the work: what it depends on may change meanwhile
+    if stage in KEPT and (made_by := done_digest(folder)):
+        raise InvalidArgument(
+            f"{folder} was made by settings {made_by}, not {identity}: "
+            "delete or move it to make another, or give the recipe another name"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     figures = graph(recipe).steps.load(stage)(recipe, folder, _report)
-    write_done(folder, digest(recipe, stage), figures, time.monotonic() - start)
+    write_done(folder, identity, figures, time.monotonic() - start)
 
 
 def _report(figures: dict[str, float]) -> None:

@@ -31,7 +31,10 @@ def test_ask(client: Client, system: System, folder: Path) -> None:
     flags = ("--max-tokens", "5", "--temperature", "0")
     code, stdout, stderr = triptych(system, folder, "ask", "in.png", "what?", *flags)
     assert code == 0, stderr
-    assert stdout.strip() == client.ask(folder / "in.png", "what?", Params(max_tokens=5, temperature=0)).text.strip()
+    said = client.ask(folder / "in.png", "what?", Params(max_tokens=5, temperature=0)).text
+    assert (
+        stdout.strip() == "".join(c for c in said if c.isprintable() or c in "\n\t").strip()
+    )  # random weights say all
     assert re.search(r"\b(length|stop) after \d+ ms", stderr)  # random weights may end early
     assert "encoder" in stderr
 

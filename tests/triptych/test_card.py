@@ -1,5 +1,6 @@
 """Cards: strict reading, digests that notice, spaces that pair."""
 
+import errno
 import json
 import subprocess
 from dataclasses import FrozenInstanceError, asdict, replace
@@ -8,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from triptych.card import Card, Port, Probes, folder_digest, matches, read_card, verify_digest, write_card
+from triptych.card import (
+    Card,
+    Port,
+    Probes,
+    folder_digest,
+    matches,
+    read_card,
+    replace_card,
+    verify_digest,
+    write_card,
+)
 from triptych.errors import CheckpointError
 
 CARD = Card(
@@ -45,6 +56,39 @@ def test_round_trip(folder: Path) -> None:
     assert written == replace(CARD, digest=folder_digest(folder))
     assert read_card(folder) == written
     verify_digest(folder, written)
+
+
+def test_a_replaced_card_keeps_its_digest(folder: Path) -> None:
+    """Whatever has become of the files: what is replaced says nothing about them."""
+    written = write_card(folder, CARD)
+    (folder / "probes.safetensors").write_bytes(b"changed")
+    replace_card(folder, replace(written, exports={}))
+    assert read_card(folder) == replace(written, exports={})
+    with pytest.raises(CheckpointError, match="half-copied or changed"):
+        verify_digest(folder, written)
+
+
+def test_a_card_that_cannot_be_written_leaves_the_old_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = write_card(folder, CARD)
+    monkeypatch.setattr(Path, "write_text", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        write_card(folder, replace(CARD, version="2.0.0"))
+    assert read_card(folder) == written
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "probes.safetensors", "vision"]
+
+
+def disk_full(path: Path, text: str, encoding: str) -> None:
+    """Path.write_text: the start of it is there, the rest is not."""
+    path.write_bytes(text[:200].encode())
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_killed_writer_s_card_is_no_file_of_the_component(folder: Path) -> None:
+    written = write_card(folder, CARD)
+    (folder / ".card.json.partial").write_text('{"kind"')
+    verify_digest(folder, written)
+    assert write_card(folder, CARD) == written
+    assert not (folder / ".card.json.partial").exists()
 
 
 def test_a_card_is_frozen() -> None:

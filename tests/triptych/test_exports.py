@@ -8,7 +8,7 @@ import pytest
 
 from triptych.card import Card, folder_digest, read_card, verify_digest, write_card
 from triptych.errors import CheckpointError
-from triptych.exports import Export, read_export, verify_export
+from triptych.exports import Export, read_export, triton_model, verify_export
 
 NAME = "onnx-f32"
 
@@ -65,6 +65,11 @@ def test_missing_folder(folder: Path) -> None:
     (folder / "exports" / NAME).rename(folder / "exports" / "away")
     with pytest.raises(CheckpointError, match="is not a folder"):
         verify_export(folder, read_card(folder), NAME)
+
+
+def test_a_model_s_name_is_its_component_s_alone() -> None:
+    assert triton_model(f"sha256:{'3f' * 32}") == "encoder_3f3f3f3f3f3f"
+    assert triton_model(f"sha256:{'3e' * 32}") != triton_model(f"sha256:{'3f' * 32}")
 
 
 def test_unknown_name(folder: Path) -> None:

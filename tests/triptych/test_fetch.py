@@ -18,24 +18,30 @@ from triptych.errors import CheckpointError, InvalidArgument, Unavailable
 from triptych.fetch import fetch, main
 from triptych.oci import Registry
 
-TOKEN = "Bearer t0ken"
 BASIC = f"Basic {base64.b64encode(b'me:secret').decode()}"
 
 
 class Site:
-    """Paths to bytes, on a free port. `locked` ones ask for a token first, as registries do."""
+    """Paths to bytes, on a free port. `locked` ones ask for a token first, as registries do; each token is good for
+    `token_uses`. `moved` ones are elsewhere."""
 
     def __init__(self) -> None:
         self.pages: dict[str, bytes] = {}
+        self.moved: dict[str, str] = {}
         self.locked = False
+        self.token_uses = 100
+        self.num_tokens = 0
+        self.uses_left = 0
         site = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 seen, path = self.headers.get("Authorization"), self.path.partition("?")[0]
                 if path == "/token":
-                    self.answer(200 if seen == BASIC else 403, json.dumps({"token": "t0ken"}).encode())
-                elif site.locked and seen != TOKEN:
+                    self.answer(200 if seen == BASIC else 403, json.dumps({"token": site.new_token()}).encode())
+                elif path in site.moved:
+                    self.answer(307, b"", {"Location": site.moved[path]})
+                elif site.locked and not site.admits(seen):
                     challenge = f'Bearer realm="{site.url}/token",service="here",scope="repository:a/b:pull"'
                     self.answer(401, b"", {"WWW-Authenticate": challenge})
                 elif path in site.pages:
@@ -57,6 +63,20 @@ class Site:
         self.url = f"http://{self.address}"
         Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def new_token(self) -> str:
+        self.num_tokens += 1
+        self.uses_left = self.token_uses
+        return f"t0ken-{self.num_tokens}"
+
+    def admits(self, authorization: str | None) -> bool:
+        """Only the latest token, and not too often."""
+        self.uses_left -= 1
+        return authorization == f"Bearer t0ken-{self.num_tokens}" and self.uses_left >= 0
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
     def push(self, name: str, *blobs: bytes) -> None:
         """An artifact of these layers, tagged 1."""
         digests = [f"sha256:{hashlib.sha256(blob).hexdigest()}" for blob in blobs]
@@ -69,8 +89,7 @@ class Site:
 def site() -> Iterator[Site]:
     made = Site()
     yield made
-    made.server.shutdown()
-    made.server.server_close()
+    made.close()
 
 
 @pytest.fixture
@@ -115,6 +134,45 @@ def test_registry(
     monkeypatch.setenv("REGISTRY_AUTH", "me:secret")
     fetch(tmp_path / "out", digest, f"oci://{site.address}/a/b:1")
     assert folder_digest(tmp_path / "out") == digest
+
+
+def test_a_token_that_expires_between_layers(
+    site: Site, component: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = tmp_path / "card"
+    card.mkdir()
+    digest = folder_digest(component)
+    shutil.move(component / "card.json", card)
+    site.push("a/b", packed(component), packed(card))
+    site.locked, site.token_uses = True, 1
+    monkeypatch.setenv("REGISTRY_AUTH", "me:secret")
+    fetch(tmp_path / "out", digest, f"oci://{site.address}/a/b:1")
+    assert site.num_tokens == 3, "for the manifest and each layer"
+
+
+def test_a_fresh_token_that_is_refused_is_the_end(
+    site: Site, component: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.push("a/b", packed(component))
+    site.locked, site.token_uses = True, 0
+    monkeypatch.setenv("REGISTRY_AUTH", "me:secret")
+    with pytest.raises(Unavailable, match="401"):
+        fetch(tmp_path / "out", folder_digest(component), f"oci://{site.address}/a/b:1")
+    assert site.num_tokens == 1
+
+
+def test_a_host_that_blobs_are_kept_at_gets_no_password(
+    site: Site, component: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.push("a/b", packed(component))
+    elsewhere = Site()
+    elsewhere.locked = True
+    site.moved = {path: f"{elsewhere.url}/blob" for path in site.pages if "/blobs/" in path}
+    monkeypatch.setenv("REGISTRY_AUTH", "me:secret")
+    with pytest.raises(Unavailable, match="401"):
+        fetch(tmp_path / "out", folder_digest(component), f"oci://{site.address}/a/b:1")
+    assert elsewhere.num_tokens == 0
+    elsewhere.close()
 
 
 def test_a_blob_that_was_changed(site: Site, component: Path, tmp_path: Path) -> None:

@@ -117,6 +117,14 @@ def test_no_system_prompt() -> None:
     assert spell(PromptTemplate(system="").segments([user("a")], ["auto"])) == "<s>USER: a ASSISTANT:"
 
 
+def test_one_space_after_the_system_prompt() -> None:
+    made = PromptTemplate(system=" Be kind.", user_prefix=" USER:", num_img_tokens=2)
+    segments = made.segments(EDIT, ["generate", "edit"])
+    said = f"<s>[T2I] Be kind. USER: Draw a cube ASSISTANT: Here:{DREW}</s> USER:<0><1> Make it like ASSISTANT:"
+    assert spell(segments) == said
+    assert all(s.text == f" {s.text.strip()}" for s in segments if isinstance(s, Text))
+
+
 def test_image_tokens() -> None:
     assert PromptTemplate(num_img_tokens=3).image_tokens == ("[SOI]", "[IMG0]", "[IMG1]", "[IMG2]", "[EOI]")
 

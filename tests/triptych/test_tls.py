@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from triptych import tls
 from triptych.certificates import Authority
 from triptych.errors import InvalidArgument
 from triptych.tls import CERT_FILE, KEY_FILE, Certificates, TlsFiles, check_host, is_loopback, server_credentials
@@ -47,6 +48,24 @@ def test_files_that_vanish_change_nothing(folder: Path) -> None:
     before = certificates.current()
     (folder / KEY_FILE).unlink()
     assert certificates.current() is before
+
+
+def test_a_file_that_vanishes_once_checked_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaced by removing and writing, it may be away for a moment, at any moment."""
+    certificates = Certificates(TlsFiles.in_folder(folder))
+    before = certificates.current()
+    check = tls._check_pair
+
+    def check_and_lose(cert: Path, key: Path) -> None:
+        check(cert, key)
+        key.unlink()
+
+    Authority().issue(folder, ["localhost"])
+    with monkeypatch.context() as patch:
+        patch.setattr(tls, "_check_pair", check_and_lose)
+        assert certificates.current() is before
+    Authority().issue(folder, ["localhost"])
+    assert certificates.current().cert == (folder / CERT_FILE).read_bytes()
 
 
 def test_the_key_is_in_no_text(folder: Path) -> None:

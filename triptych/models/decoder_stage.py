@@ -48,8 +48,7 @@ def start_denoising(
     guidance_scale: float,
 ) -> Denoising:
     """Noise from the seed alone, drawn on the CPU: the same picture on every device and in every batch."""
-    scheduler = decoder.noise_scheduler()
-    scheduler.set_timesteps(num_inference_steps)
+    scheduler = decoder.denoising_schedule(num_inference_steps)
     noise = torch.randn((1, *decoder.latent_shape), generator=torch.Generator().manual_seed(seed))
     latents = noise.to(conditioning) * scheduler.init_noise_sigma
     return Denoising(latents, conditioning, null_conditioning, guidance_scale, scheduler)

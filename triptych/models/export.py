@@ -1,20 +1,20 @@
 """A component's form for another backend: written aside, compared with torch, moved into place only if equal."""
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
+import torch
 
-from triptych.card import EXPORTS_FOLDER, Card, folder_digest, read_card, verify_digest, write_card
+from triptych.card import Card, folder_digest, read_card, verify_digest
 from triptych.errors import InvalidArgument, Unimplemented
-from triptych.exports import FORMATS, PRECISIONS, Export, export_folder, export_name
-from triptych.models.export_parts import PARTS, Part
-from triptych.models.onnx_graph import write_graph
+from triptych.exports import FORMATS, PRECISIONS, Export, export_name
+from triptych.models.export_parts import PARTS, Part, run
+from triptych.models.export_place import alone, aside, publish
+from triptych.models.onnx_graph import Rounded, write_graph
 from triptych.models.onnx_model import (
     OnnxModel,
     Provider,
@@ -22,7 +22,7 @@ from triptych.models.onnx_model import (
     require_tensorrt,
     tensorrt_options,
 )
-from triptych.models.parity import BATCH_SIZES, COSINE_MINS, NUM_IMAGES, Parity, check_parity, compare
+from triptych.models.parity import BATCH_SIZES, COSINE_MINS, NUM_IMAGES, Model, check_parity, compare
 from triptych.models.triton_repository import TritonConfig, graph_path, write_repository
 
 
@@ -49,32 +49,19 @@ class ExportConfig:
 
 def export_component(folder: Path, config: ExportConfig) -> Export:
     """Writes `exports/NAME/` into a component's folder and its figures into the card; an older export of the same name
-    is replaced. Returns the figures.
+    is replaced. Returns the figures. Two exports of one component are made one after the other.
 
     Raises ExportError when the result is not equal to torch in float32 on NUM_IMAGES inputs; then, as on any other
-    error, the folder is as it was. Raises CheckpointError for a folder that is not what its card describes, and
-    FailedPrecondition where this machine cannot run what was asked for.
+    error, the folder is as it was. Raises CheckpointError for a folder that is not what its card describes, at the
+    start or at the end, and FailedPrecondition where this machine cannot run what was asked for.
     """
-    card = read_card(folder)
-    _check_kind(card, config)
-    verify_digest(folder, card)
-    provider = _provider(config)
-    parts = PARTS[card.kind](folder, card)
-    with _written_aside(folder, config.name) as partial:
-        seen = {part.name: _write_part(part, partial, config, provider, card) for part in parts}
-        lowest = min(parity.cosine_min_seen for parity in seen.values())
-        export = Export(
-            format=config.format,
-            precision=config.precision,
-            digest=folder_digest(partial),
-            of=card.digest,
-            images=NUM_IMAGES,
-            cosine_min=COSINE_MINS[config.precision],
-            cosine_min_seen=lowest,
-            parts={name: parity.cosine_min_seen for name, parity in seen.items()},
-            made_with=_made_with(provider),
-        )
-    write_card(folder, replace(card, exports={**card.exports, config.name: export.to_dict()}))
+    _check_kind(read_card(folder), config)
+    with alone(folder):
+        card = read_card(folder)
+        verify_digest(folder, card)
+        with aside(folder, config.name) as own:
+            export = _write(folder, card, config, own)
+            publish(folder, config.name, own, export)
     return export
 
 
@@ -85,6 +72,23 @@ def _check_kind(card: Card, config: ExportConfig) -> None:
         raise Unimplemented(f"{card.label} can be exported as onnx only, not as {config.format}")
 
 
+def _write(folder: Path, card: Card, config: ExportConfig, own: Path) -> Export:
+    """All parts into `own`, each through the gate."""
+    provider = _provider(config)
+    seen = {part.name: _write_part(part, own, config, provider, card) for part in PARTS[card.kind](folder, card)}
+    return Export(
+        format=config.format,
+        precision=config.precision,
+        digest=folder_digest(own),
+        of=card.digest,
+        images=NUM_IMAGES,
+        cosine_min=COSINE_MINS[config.precision],
+        cosine_min_seen=min(seen.values()),
+        parts=seen,
+        made_with=_made_with(provider),
+    )
+
+
 def _provider(config: ExportConfig) -> Provider:
     """What the gate runs on."""
     if config.format == "tensorrt":
@@ -93,17 +97,25 @@ def _provider(config: ExportConfig) -> Provider:
     return choose_provider("auto")
 
 
-def _write_part(part: Part, folder: Path, config: ExportConfig, provider: Provider, card: Card) -> Parity:
-    """The graph into `folder`, and how close it is to torch. Raises ExportError when that is not close enough."""
-    path = graph_path(folder) if config.format == "triton" else folder / part.file
+def _write_part(part: Part, folder: Path, config: ExportConfig, provider: Provider, card: Card) -> float:
+    """The graph into `folder`, and its lowest cosine to torch. Raises ExportError when that is not close enough."""
+    path = graph_path(folder, card.digest) if config.format == "triton" else folder / part.file
     write_graph(part.module, part.examples(), part.output, path, config.precision)
-    graph = OnnxModel(path, provider, options=_options(part, provider))
-    parity = compare(graph, part.reference, tuple(part.inputs.values()), part.center)
-    check_parity(f"{card.label}: {config.name}: {part.name}", parity, COSINE_MINS[config.precision])
+    models: dict[str, Model] = {part.name: OnnxModel(path, provider, options=_options(part, provider))}
+    if config.precision == "f16" and provider == "cpu":
+        # ONNX Runtime's CPU provider computes such a graph in float32: what overflows in float16 shows in torch only.
+        models[f"{part.name} in torch's float16"] = partial(run, Rounded(part.module, torch.float16))
+    seen = [_gate(f"{card.label}: {config.name}: {name}", model, part, config) for name, model in models.items()]
     if config.format == "triton":
         rows = next(iter(part.inputs.values()))
         write_repository(folder, config.triton, rows.shape[1:], card.output(part.output).shape, card.digest)
-    return parity
+    return min(seen)
+
+
+def _gate(name: str, model: Model, part: Part, config: ExportConfig) -> float:
+    parity = compare(model, part.reference, tuple(part.inputs.values()), part.center)
+    check_parity(name, parity, COSINE_MINS[config.precision])
+    return parity.cosine_min_seen
 
 
 def _options(part: Part, provider: Provider) -> dict[str, Any]:
@@ -111,24 +123,6 @@ def _options(part: Part, provider: Provider) -> dict[str, Any]:
         return {}
     ((name, rows),) = part.inputs.items()
     return tensorrt_options(name, rows.shape[1:], max(BATCH_SIZES), cache=None)
-
-
-@contextmanager
-def _written_aside(folder: Path, name: str) -> Iterator[Path]:
-    """A folder that takes the export's place when all went well, and is gone otherwise."""
-    exports, target = folder / EXPORTS_FOLDER, export_folder(folder, name)
-    partial = exports / f".{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not any(exports.iterdir()):
-            exports.rmdir()
 
 
 def _made_with(provider: Provider) -> str:

@@ -40,10 +40,15 @@ class Part:
         """Two rows of each input."""
         return {name: torch.from_numpy(rows[:2]) for name, rows in self.inputs.items()}
 
-    @torch.inference_mode()
     def reference(self, *inputs: NDArray[np.float32]) -> NDArray[Any]:
         """What torch computes, in float32."""
-        return self.module(*map(torch.from_numpy, inputs)).numpy()  # type: ignore[no-any-return]
+        return run(self.module, *inputs)
+
+
+@torch.inference_mode()
+def run(module: nn.Module, *inputs: NDArray[np.float32]) -> NDArray[Any]:
+    """What torch computes, on the CPU."""
+    return module(*map(torch.from_numpy, inputs)).numpy()  # type: ignore[no-any-return]
 
 
 def encoder_parts(folder: Path, card: Card) -> list[Part]:

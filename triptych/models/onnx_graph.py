@@ -13,6 +13,8 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
+from triptych.errors import ExportError
+
 DTYPES: Final = {"f32": torch.float32, "int8": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 OPSET: Final = 20
 BF16_OPSET: Final = 22  # the first whose convolutions may be bf16
@@ -34,7 +36,8 @@ class Rounded(nn.Module):
             _keep_norms(self.module)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return self.module(*(x.to(self.dtype) for x in inputs)).float()  # type: ignore[no-any-return]
+        with _layer_by_layer():
+            return self.module(*(x.to(self.dtype) for x in inputs)).float()  # type: ignore[no-any-return]
 
 
 class _Float32Norm(nn.Module):
@@ -52,22 +55,13 @@ def write_graph(
     """`path` gets the graph, inputs named as `examples`, whose batch is 2: one of 1 would be fixed as a constant.
 
     int8: the float32 graph with the weights of its matrix products rounded to 8 bits, one scale for each output
-    channel, and activations at run time.
+    channel, and activations at run time. Raises ExportError for a module that torch cannot write as a graph.
     """
     rounded = Rounded(module, DTYPES[precision]).eval().requires_grad_(False)
-    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH_SIZE)
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            rounded,
-            tuple(examples.values()),
-            dynamo=True,
-            opset_version=BF16_OPSET if precision == "bf16" else OPSET,
-            input_names=list(examples),
-            output_names=[output],
-            dynamic_shapes=(tuple({0: batch} for _ in examples),),
-            verbose=False,
-        )
-    assert program is not None  # only without dynamo
+    try:
+        program = _program(rounded, examples, output, BF16_OPSET if precision == "bf16" else OPSET)
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"{path.stem} cannot be written as a graph in {precision}: {_reason(error)}") from error
     num_bytes = sum(p.numel() * p.element_size() for p in rounded.parameters())
     is_large = num_bytes > MAX_INLINE_BYTES
     if precision != "int8":
@@ -81,12 +75,46 @@ def write_graph(
         )
 
 
+def _program(module: nn.Module, examples: dict[str, Tensor], output: str, opset: int) -> torch.onnx.ONNXProgram:
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH_SIZE)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            tuple(examples.values()),
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(examples),
+            output_names=[output],
+            dynamic_shapes=(tuple({0: batch} for _ in examples),),
+            verbose=False,
+        )
+    assert program is not None  # only without dynamo
+    return program
+
+
+def _reason(error: torch.onnx.OnnxExporterError) -> str:
+    """The first line of what went wrong; the exporter's own message is advice over many lines."""
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {str(cause).strip()}".splitlines()[0]
+
+
 def _keep_norms(module: nn.Module) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, nn.LayerNorm | nn.GroupNorm):
             setattr(module, name, _Float32Norm(child))
         else:
             _keep_norms(child)
+
+
+@contextmanager
+def _layer_by_layer() -> Iterator[None]:
+    """Without torch's fused transformer layers: they read the norms' own parameters, past what wraps them."""
+    is_enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(is_enabled)
 
 
 @contextmanager

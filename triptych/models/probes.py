@@ -112,8 +112,7 @@ def _answered(inputs: Mapping[str, Inputs], run: Run) -> dict[str, Array]:
 
 def _schedule(stage: DecoderStage, seed: int, num_inference_steps: int) -> Array:
     """The noise scheduler's walk when the UNet always predicts the same, on the CPU: no weights take part."""
-    scheduler = stage.decoder.noise_scheduler()
-    scheduler.set_timesteps(num_inference_steps)
+    scheduler = stage.decoder.denoising_schedule(num_inference_steps)
     latents, predicted = _noise(stage, seed) * scheduler.init_noise_sigma, _noise(stage, seed + 1)
     walk = [scheduler.timesteps.float()]
     for timestep in scheduler.timesteps:

@@ -48,12 +48,13 @@ class ImageProcessor:
             path, values = whole, read_value(whole, "image_processor")
         try:
             side, fit = _square_size(values)
-            mean, std, resample = tuple(values["image_mean"]), tuple(values["image_std"]), values["resample"]
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{path}: no or no usable {error}") from error
+            mean, std = _three(values["image_mean"]), _three(values["image_std"])
+            resample = int(Image.Resampling(values["resample"]))
+            rescaled = math.isclose(values.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: no or no usable value: {error}, in {values}") from error
         switched_off = not all(values.get(key, True) for key in ("do_resize", "do_rescale", "do_normalize"))
-        rescaled = math.isclose(values.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6)
-        if not side or switched_off or not rescaled:
+        if not side or switched_off or not rescaled or values.get("do_pad"):
             raise CheckpointError(
                 f"{path}: only resizing to a square or to the shorter edge with a square centre crop, 1/255 and "
                 f"normalisation are supported, not {values}"
@@ -119,6 +120,12 @@ def _square_size(values: dict[str, Any]) -> tuple[int, Literal["stretch", "crop"
     crop = values["crop_size"]
     sides = {crop} if isinstance(crop, int) else {crop["height"], crop["width"]}
     return (int(edge) if sides == {edge} else 0), "crop"
+
+
+def _three(values: list[float]) -> tuple[float, float, float]:
+    """One number per colour."""
+    red, green, blue = values
+    return float(red), float(green), float(blue)
 
 
 def to_pixels(pictures: NDArray[np.uint8]) -> "Tensor":

@@ -8,6 +8,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from triptych.errors import CheckpointError, InvalidArgument
 from triptych.models.json_file import read_json
 
+MAX_KEPT_CHARS = 512  # what templates and data repeat is short; what users write is not kept for long
+
 
 class TextCodec:
     """A transformers tokenizer, used the one way training and serving share."""
@@ -15,7 +17,7 @@ class TextCodec:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self._special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
-        self.encode_cached = lru_cache(maxsize=4096)(self._encode)
+        self._encode_short = lru_cache(maxsize=4096)(self._encode)
 
     @classmethod
     def load(cls, folder: Path) -> "TextCodec":
@@ -42,7 +44,8 @@ class TextCodec:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, nothing added in front or behind."""
-        return list(self.encode_cached(text))
+        encode = self._encode_short if len(text) <= MAX_KEPT_CHARS else self._encode
+        return list(encode(text))
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from triptych.errors import InvalidArgument
-from triptych.exports import DIGEST_PARAMETER, INPUT, OUTPUT, TRITON_MODEL
-from triptych.models import triton_model
+from triptych.exports import DIGEST_PARAMETER, INPUT, OUTPUT, triton_model
+from triptych.models import triton_model as python_model
 
 BACKENDS: Final = ("onnxruntime", "python")
 VERSION: Final = "1"
@@ -28,9 +28,9 @@ class TritonConfig:
             raise InvalidArgument(f"triton backend is {self.backend!r}, must be one of {', '.join(BACKENDS)}")
 
 
-def graph_path(repository: Path) -> Path:
-    """Where the repository has its graph; makes the folders."""
-    folder = repository / TRITON_MODEL / VERSION
+def graph_path(repository: Path, digest: str) -> Path:
+    """Where the repository has the graph of the component `digest`; makes the folders."""
+    folder = repository / triton_model(digest) / VERSION
     folder.mkdir(parents=True, exist_ok=True)
     return folder / GRAPH
 
@@ -40,15 +40,16 @@ def write_repository(
 ) -> None:
     """Everything around the graph. Shapes are of one picture, `digest` is the component's."""
     text = config_text(config, input, output, digest)
-    (repository / TRITON_MODEL / "config.pbtxt").write_text(text, encoding="utf-8")
+    model = repository / triton_model(digest)
+    (model / "config.pbtxt").write_text(text, encoding="utf-8")
     if config.backend == "python":
-        shutil.copyfile(triton_model.__file__, repository / TRITON_MODEL / VERSION / "model.py")
+        shutil.copyfile(python_model.__file__, model / VERSION / "model.py")
 
 
 def config_text(config: TritonConfig, input: tuple[int, ...], output: tuple[int, ...], digest: str) -> str:
     """config.pbtxt."""
     return f"""\
-name: "{TRITON_MODEL}"
+name: "{triton_model(digest)}"
 backend: "{config.backend}"
 max_batch_size: {config.max_batch_size}
 input {{ name: "{INPUT}" data_type: TYPE_FP32 dims: {list(input)} }}

@@ -7,9 +7,9 @@ import grpc
 
 from triptych import traces
 from triptych.serving import request_id
+from triptych.serving.options import keepalive_options
 from triptych.tls import Pem, channel_credentials, name_options
 
-KEEPALIVE_S: Final = 30  # servers must allow a shorter interval than this, see server.py
 CONNECT_BACKOFF_MS: Final = (100, 1_000)  # first and longest wait before connecting again
 CONNECT_TIMEOUT_MS: Final = 5_000
 
@@ -23,11 +23,7 @@ def open_channel(
     options: tuple[tuple[str, int | str], ...] = (
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.ping_timeout_ms", 10_000),  # a minute otherwise, whatever keepalive says
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
+        *keepalive_options(),
         ("grpc.initial_reconnect_backoff_ms", CONNECT_BACKOFF_MS[0]),
         ("grpc.max_reconnect_backoff_ms", CONNECT_BACKOFF_MS[1]),
         ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),

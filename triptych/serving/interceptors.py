@@ -6,13 +6,13 @@ The one place that speaks gRPC status codes. Handlers stay plain: they raise, or
 from __future__ import annotations  # grpc's classes are generic only in their stubs
 
 import asyncio
-import inspect
 import logging
 import sys
 import time
+import traceback
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Around: TypeAlias = "Callable[[Context], AbstractAsyncContextManager[None]]"
+Behavior: TypeAlias = "Callable[..., Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
 # Answered also before the replica is ready, and not counted when it drains.
@@ -35,7 +36,7 @@ ALWAYS_OPEN: Final = ("/grpc.health.", "/grpc.reflection.", "/triptych.v1.Compon
 
 
 class AroundInterceptor(grpc.aio.ServerInterceptor):
-    """Runs every call, of whatever kind, inside `around(method, context)`."""
+    """Runs every call, of whatever kind, inside `around(method, context)`. Needs WriteInterceptor further inside."""
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -45,7 +46,7 @@ class AroundInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:  # no such method: gRPC answers UNIMPLEMENTED
             return None
         method = str(handler_call_details.method)
-        return _wrapped(handler, lambda context: self.around(method, context))
+        return changed(handler, lambda behavior: _wrapped(behavior, lambda context: self.around(method, context)))
 
     def begin(self, details: grpc.HandlerCallDetails) -> None:
         """Before the handler is looked up; context variables set here reach it."""
@@ -166,13 +167,23 @@ class ErrorInterceptor(AroundInterceptor):
             await self._abort(context, TriptychError("internal error"))
 
     async def _abort(self, context: Context, error: TriptychError) -> None:
+        _forget_frames(error)
         error.stage = error.stage or self._stage
         error.replica = error.replica or self._replica
         request = request_id.current.get()
         is_internal = error.code == TriptychError.code
         message = f"{error}, request id {request}" if is_internal else str(error)
         metadata = (*status.trailing_metadata(error), (request_id.KEY, request))
-        await context.abort(grpc.StatusCode[error.code], message, metadata)
+        with suppress(grpc.aio.InternalError):  # the caller has gone meanwhile
+            await context.abort(grpc.StatusCode[error.code], message, metadata)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """They hold the request, which may be large, and gRPC's abort ties them into a circle: without this they would stay
+    until the garbage collector comes by."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _code(context: Context, otherwise: str) -> str:
@@ -184,35 +195,19 @@ def _code(context: Context, otherwise: str) -> str:
     return otherwise
 
 
-def _wrapped(handler: Handler, around: Around) -> Handler:
+def changed(handler: Handler, change: Callable[[Behavior], Behavior]) -> Handler:
+    """The same handler, of whatever kind, with another behavior."""
     kind = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
-    behavior = getattr(handler, kind)
     make = getattr(grpc, f"{kind}_rpc_method_handler")
-    wrapped = _streaming(behavior, around) if handler.response_streaming else _single(behavior, around)
-    made: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+    made: Handler = make(change(getattr(handler, kind)), handler.request_deserializer, handler.response_serializer)
     return made
 
 
-def _single(behavior: Callable[..., Any], around: Around) -> Callable[..., Awaitable[Any]]:
+def _wrapped(behavior: Behavior, around: Around) -> Callable[..., Awaitable[Any]]:
     async def handle(request: Any, context: Context) -> Any:
         async with around(context):
-            return await behavior(request, context)
-
-    return handle
-
-
-def _streaming(behavior: Callable[..., Any], around: Around) -> Callable[..., Awaitable[None]]:
-    """A coroutine that writes, not a generator: a call that is cancelled between two messages then closes the handler's
-    generator at once, where a suspended generator would wait for the garbage collector."""
-
-    async def handle(request: Any, context: Context) -> None:
-        async with around(context):
-            responses = behavior(request, context)
-            if not inspect.isasyncgen(responses):
-                await responses
-                return
-            async with aclosing(responses):
-                async for response in responses:
-                    await context.write(response)
+            answering = behavior(request, context)
+            del request  # this frame outlives the call in the traceback of an abort
+            return await answering
 
     return handle

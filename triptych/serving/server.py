@@ -17,7 +17,6 @@ from grpc_reflection.v1alpha import reflection
 from triptych import traces
 from triptych.errors import InvalidArgument, TriptychError
 from triptych.serving.calls import Calls
-from triptych.serving.channels import KEEPALIVE_S
 from triptych.serving.config import ServingConfig
 from triptych.serving.interceptors import (
     CallInterceptor,
@@ -27,8 +26,10 @@ from triptych.serving.interceptors import (
     TraceInterceptor,
 )
 from triptych.serving.metrics import Metrics
+from triptych.serving.options import server_options
 from triptych.serving.orchestrators import Orchestrators
 from triptych.serving.transport import TransportInterceptor
+from triptych.serving.writing import WriteInterceptor
 from triptych.tls import server_credentials
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ log = logging.getLogger(__name__)
 CHAIN: Final = "chain"  # health: ready, and an orchestrator has found partners for it
 FLUSH_S: Final = 0.1  # for the last bytes; health watchers never end by themselves
 CLEANUP_S: Final = 2.0  # what a handler gets for its `finally` clauses
-MAX_CONNECTION_AGE_S: Final = 3600  # with TLS: certificates are looked at again; running calls go on to their end
 MAX_PROBES: Final = 16  # at a time, on the port that asks for no certificate
 EXIT_OK: Final = 0
 EXIT_NOT_READY: Final = 1
@@ -62,10 +62,14 @@ class GrpcServer:
         metrics: Metrics | None = None,
         replica_id: str = "",
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        inner_interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         orchestrators: Orchestrators | None = None,
+        write_timeout_s: float | None = None,
     ) -> None:
-        """`interceptors` come last: what they raise is translated and counted like what a servicer raises. What
-        `orchestrators` say becomes the health of CHAIN, and draining waits for the requests they still have."""
+        """`interceptors` are around a call, and what they raise is translated and counted like what a servicer raises;
+        `inner_interceptors` are nearer to the handler, and see its responses before they are written. What
+        `orchestrators` say becomes the health of CHAIN, and draining waits for the requests they still have. Callers
+        who leave a message unread for `write_timeout_s` are left."""
         self._config = config
         self._metrics = metrics or Metrics(config.service)
         self._metrics.gauge("calls_running", "calls under way", lambda: self._calls.num_running)
@@ -85,9 +89,11 @@ class GrpcServer:
                 ErrorInterceptor(config.service, replica_id),
                 GateInterceptor(self._calls),
                 *interceptors,
+                WriteInterceptor(write_timeout_s),
+                *inner_interceptors,
                 TransportInterceptor(self._metrics),
             ),
-            options=_options(config),
+            options=server_options(config),
         )
         add_services(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -192,7 +198,9 @@ async def serve(
     metrics: Metrics | None = None,
     replica_id: str = "",
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    inner_interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     orchestrators: Orchestrators | None = None,
+    write_timeout_s: float | None = None,
 ) -> int:
     """Serves until SIGTERM or SIGINT, drains, and returns the exit code: 0, 1 when `on_ready` (model load, probes)
     raised a TriptychError, 2 when a port is taken. `on_stop` runs last, in every case. A second signal kills.
@@ -204,7 +212,9 @@ async def serve(
         metrics=metrics,
         replica_id=replica_id,
         interceptors=interceptors,
+        inner_interceptors=inner_interceptors,
         orchestrators=orchestrators,
+        write_timeout_s=write_timeout_s,
     )
     try:
         await server.start()
@@ -240,13 +250,15 @@ async def _ready_until_signal(server: GrpcServer, on_ready: Hook | None) -> None
     async with _signalled() as signalled:
         stopping = asyncio.create_task(signalled.wait())
         becoming = asyncio.create_task(_become_ready(server, on_ready))
-        await asyncio.wait((stopping, becoming), return_when=asyncio.FIRST_COMPLETED)
-        if becoming.done():
-            becoming.result()
-            await stopping
-        else:
-            becoming.cancel()
-            await asyncio.wait((becoming,))
+        try:
+            await asyncio.wait((stopping, becoming), return_when=asyncio.FIRST_COMPLETED)
+            if becoming.done():
+                becoming.result()
+                await stopping
+        finally:
+            for task in (stopping, becoming):
+                task.cancel()
+            await asyncio.wait((stopping, becoming))
 
 
 async def _become_ready(server: GrpcServer, on_ready: Hook | None) -> None:
@@ -269,17 +281,6 @@ async def _signalled() -> AsyncIterator[asyncio.Event]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-
-
-def _options(config: ServingConfig) -> tuple[tuple[str, int], ...]:
-    return (
-        ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.max_send_message_length", config.max_message_bytes),
-        ("grpc.so_reuseport", 0),  # a second server on the same port must fail, not share it
-        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 1000 // 3),
-        ("grpc.keepalive_permit_without_calls", 1),
-        *((("grpc.max_connection_age_ms", MAX_CONNECTION_AGE_S * 1000),) if config.tls else ()),
-    )
 
 
 def _health_server(servicer: health.aio.HealthServicer) -> grpc.aio.Server:

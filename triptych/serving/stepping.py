@@ -92,7 +92,10 @@ class StepLoop(Generic[R, Output, Event]):
 
     async def stream(self, request: R, timing: Timing) -> AsyncGenerator[Event, None]:
         """The request's events until it is finished; `timing` follows it. Leaving early frees it within one step.
-        Raises ResourceExhausted when the queue is full, and whatever one of its steps raises."""
+        Raises ResourceExhausted when the queue is full, Unavailable when nothing is run any more, and whatever one of
+        its steps raises."""
+        if self._task is None or self._task.done():
+            raise Unavailable("the engine has stopped")
         self._scheduler.add(request)
         parent = traces.current()
         entry = self._entries[request] = _Entry(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations  # grpc's classes are generic only in their stubs
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable
+from typing import Any, Final
 
 import grpc
 from prometheus_client import Counter
 
-from triptych.serving.interceptors import ALWAYS_OPEN
+from triptych.serving.interceptors import ALWAYS_OPEN, Continuation, Handler
 from triptych.serving.metrics import Metrics
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 DIRECTIONS: Final = ("in", "out")
 
 
@@ -23,9 +22,7 @@ class TransportInterceptor(grpc.aio.ServerInterceptor):
         self._bytes = metrics.counter("transport_bytes", text, ["method", "direction"])
 
     async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)

@@ -18,6 +18,7 @@ from services.trainer.ablations.results import Results
 from services.trainer.ablations.run import Run
 from services.trainer.ablations.side_by_side import Work, finish_all
 from services.trainer.ablations.table import Table
+from services.trainer.arguments import at_least_one
 from services.trainer.progress import Bars
 from services.trainer.stages import NEEDS
 from triptych.errors import TriptychError
@@ -96,9 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m services.trainer.ablations", description=__doc__)
     parser.add_argument("table", type=Path, help="one of recipes/ablations/*.toml")
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), help="with commas (default: 0,1,2)")
-    parser.add_argument("--steps", type=int, default=0, help="of each row, in place of the table's")
+    parser.add_argument("--steps", type=at_least_one, help="of each row, in place of the table's")
     parser.add_argument(
-        "--side-by-side", type=int, default=os.cpu_count() or 1, help="processes (default: one for each core)"
+        "--side-by-side", type=at_least_one, default=os.cpu_count() or 1, help="processes (default: one for each core)"
     )
     parser.add_argument("--only", help=argparse.SUPPRESS)  # how a run is started in a process of its own
     return parser

@@ -1,6 +1,5 @@
 """Pieces of work in processes of their own, as many at a time as there are cores, each after what it waits for."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.trainer.progress import Display
+from services.trainer.leash import leashed
+from services.trainer.progress import Display, relay
 from triptych.errors import FailedPrecondition
 
 POLL_S = 0.5
@@ -30,7 +30,7 @@ class Work:
 @dataclass(frozen=True)
 class _Running:
     key: Path
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     log: Path
 
 
@@ -65,18 +65,12 @@ def _start(key: Path, work: Work, logs: Path, display: Display) -> _Running:
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{'-'.join(key.parts[-2:])}.log"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", MODULE, *work.args]
+    command = leashed([sys.executable, "-m", MODULE, *work.args])
     with log.open("a") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment)
     display.start(work.name)
-    threading.Thread(target=_follow, args=(process, work.name, display), daemon=True).start()
+    threading.Thread(target=relay, args=(process, work.name, log, display), daemon=True).start()
     return _Running(key, process, log)
-
-
-def _follow(process: subprocess.Popen[str], name: str, display: Display) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        display.show(name, json.loads(line))
 
 
 def _check(ended: _Running, work: Work) -> None:

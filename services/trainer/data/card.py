@@ -15,6 +15,7 @@ from services.trainer.data.folder import MixFolder
 from services.trainer.data.mix import PERCENT
 from services.trainer.data.reader import PreparedSample, ShardReader
 from triptych.prompts import Message, Picture
+from triptych.rgb import as_rgb
 
 TEMPLATE = "card.html.j2"
 NUM_SHOWN = 3  # samples of each source
@@ -100,10 +101,9 @@ def _short(text: str) -> str:
 
 
 def _thumbnail(data: bytes) -> str:
-    """Base64 of a JPEG; transparent parts are white."""
-    image = Image.open(io.BytesIO(data)).convert("RGBA")
+    """Base64 of a JPEG, as models see the picture."""
+    image = as_rgb(Image.open(io.BytesIO(data)))
     image.thumbnail(THUMBNAIL)
-    flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     buffer = io.BytesIO()
-    flat.save(buffer, "JPEG", quality=80)
+    image.save(buffer, "JPEG", quality=80)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -16,6 +16,7 @@ from services.trainer.data.tokens import IGNORE, RowMaker, pad_rows
 from triptych.errors import FailedPrecondition
 from triptych.models.processors import ImageProcessor, to_pixels
 from triptych.prompts import ImageSlot, Picture, PromptTemplate
+from triptych.rgb import as_rgb
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,6 @@ def _drawn(record: Record) -> list[int]:
 def _picture(sample: PreparedSample, index: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(sample.pictures[index]), formats=list(SUFFIXES)) as image:
-            return image.convert("RGB")
+            return as_rgb(image)
     except BROKEN as error:
         raise FailedPrecondition(f"sample {sample.key} ({sample.record.id}), picture {index}: {error}") from error

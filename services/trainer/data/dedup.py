@@ -1,7 +1,8 @@
 """Near-duplicates across sources: each record is compared with those kept before it, and with no others.
 
 Pictures are put into clusters first (256-bit hashes at most d bits apart agree in one of d + 1 slices, so nothing is
-missed); then texts are compared among records with the same clusters, by the usual bands of a MinHash signature.
+missed); then texts are compared among records with the same task and clusters, by the usual bands of a MinHash
+signature.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import numpy as np
 from services.trainer.data.fingerprints import HASH_BITS, NUM_PERMUTATIONS, Signature, distance, similarity
 from services.trainer.data.mix import Dedup
 from services.trainer.data.scanning import Scanned
+from triptych.prompts import Task
 
 BAND_ROWS = 4  # of a signature: at similarity 0.8, 16 bands of 4 miss two pairs in ten thousand
 
@@ -65,7 +67,7 @@ class Deduplicator:
         if not self.config.enabled:
             return None
         shown = [self._clusters.cluster(s, h) for s, h in zip(record.sha256s, record.hashes, strict=True)]
-        keys = _keys(shown, record.signature)
+        keys = _keys(record.task, shown, record.signature)
         for key in keys:
             for other in self._buckets.get(key, ()):
                 if similarity(self._signatures[other], record.signature) >= self.config.text_similarity:
@@ -77,9 +79,9 @@ class Deduplicator:
         return None
 
 
-def _keys(clusters: list[int], signature: Signature) -> list[bytes]:
-    """One for each band of the signature, each with the pictures."""
-    shown = ",".join(map(str, clusters)).encode()
+def _keys(task: Task, clusters: list[int], signature: Signature) -> list[bytes]:
+    """One for each band of the signature, each with the task and the pictures: to draw a caption is not to tell it."""
+    shown = ",".join([task, *map(str, clusters)]).encode()
     bands = signature.reshape(NUM_PERMUTATIONS // BAND_ROWS, BAND_ROWS)
     return [
         hashlib.blake2b(band.tobytes() + bytes([number]) + shown, digest_size=8).digest()

@@ -36,6 +36,20 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
+def write_first(path: Path, value: Any) -> bool:
+    """JSON, by a hard link: what is there stays, so of two writers at the same time the first one wins. Returns whether
+    this was it."""
+    partial = path.parent / f".{path.name}.{uuid.uuid4().hex}{PARTIAL}"
+    write_json(partial, value)
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink()
+    return True
+
+
 def write_lines(path: Path, rows: Iterable[Any]) -> int:
     """JSON lines; returns how many."""
     number = 0

@@ -3,7 +3,7 @@
     index.json  card.html  bad.jsonl  duplicates.jsonl  shard-00000.tar  shard-00000.json  ...
     work/mix.json                         the recipe, and the folder its paths are relative to
     work/<source>/read.json               how many records there are, and where each piece of them begins
-    work/<source>/records.jsonl  bad.jsonl
+    work/<source>/records-<run>.jsonl  bad-<run>.jsonl     by the run that read.json names
     work/<source>/pictures/...            those that stood within the source's own files, under their digests
     work/<source>/scan-00000.jsonl ...    one for each piece: what was found out about its records
     work/plan.json  work/plan/00000.jsonl ...   the records of each shard
@@ -41,6 +41,8 @@ class MixFolder:
             raise InvalidArgument(f"{out} is a file")
         if folder._begun_by() not in (None, mix.digest):
             raise InvalidArgument(f"{out} was begun by another recipe: go on with that one, or take another folder")
+        if folder.is_finished():
+            return folder
         if under.length:
             Cutter(under.length)
         for config in under.sources:
@@ -48,6 +50,10 @@ class MixFolder:
         begun = {"digest": mix.digest, "root": str(root), "mix": mix.model_dump(mode="json")}
         write_json(folder.work / "mix.json", begun)
         return folder
+
+    def is_finished(self) -> bool:
+        """Nothing is left to do; `work`, and the sources, may be gone."""
+        return self.card.exists() and self.index.exists()
 
     def _begun_by(self) -> str | None:
         """The digest of the recipe whose work this is; None for a new folder. Shards outlive `work`, and are gone on
@@ -72,11 +78,12 @@ class MixFolder:
     def read_mark(self, name: str) -> Path:
         return self.work / name / "read.json"
 
-    def records(self, name: str) -> Path:
-        return self.work / name / "records.jsonl"
+    def records(self, name: str, run: str | None = None) -> Path:
+        """Of the run that finished first, unless another is named: two at the same time do not share files."""
+        return self.work / name / f"records-{run or self._mark(self.read_mark(name))['run']}.jsonl"
 
-    def bad(self, name: str) -> Path:
-        return self.work / name / "bad.jsonl"
+    def bad(self, name: str, run: str | None = None) -> Path:
+        return self.work / name / f"bad-{run or self._mark(self.read_mark(name))['run']}.jsonl"
 
     def scan(self, name: str, piece: int) -> Path:
         return self.work / name / f"scan-{piece:05d}.jsonl"

@@ -7,12 +7,12 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import urllib3
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.trainer.data.files import write_atomic
+from services.trainer.data.files import read_json, write_first
 from triptych.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 PASSING = (408, 409, 429, 500, 502, 503, 504)  # worth another try
@@ -65,13 +65,29 @@ class RateLimit:
         time.sleep(max(0.0, turn - time.monotonic()))
 
 
+class _PacedRetry(urllib3.Retry):
+    """Another try waits for its turn as a first one does."""
+
+    def __init__(self, *, rate: RateLimit, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._rate = rate
+
+    def new(self, **changed: Any) -> Self:
+        return super().new(rate=self._rate, **changed)
+
+    def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
+        super().sleep(response)
+        self._rate.wait()
+
+
 class Writer:
     """Answers to (text, picture) requests. `cache` holds one file for each: a run that goes on asks nothing twice."""
 
     def __init__(self, endpoint: Endpoint, cache: Path) -> None:
         self.endpoint, self.cache = endpoint, cache
         self._rate = RateLimit(endpoint.requests_per_minute)
-        self._retry = urllib3.Retry(
+        self._retry = _PacedRetry(
+            rate=self._rate,
             total=endpoint.max_retries,
             redirect=False,  # a key goes where the recipe says, and nowhere else
             allowed_methods=None,  # POST too: asking twice costs, but changes nothing
@@ -87,11 +103,12 @@ class Writer:
         endpoint answers, but not as such an endpoint does, or not to us)."""
         body = json.dumps(self._body(text, picture, media_type), sort_keys=True).encode()
         path = self.cache / f"{hashlib.sha256(body).hexdigest()}.json"
-        if path.is_file():
-            return str(json.loads(path.read_text(encoding="utf-8"))["answer"])
-        answer = self._post(body)
-        write_atomic(path, json.dumps({"model": self.endpoint.model, "text": text, "answer": answer}).encode())
-        return answer
+        if not path.is_file():
+            write_first(path, {"model": self.endpoint.model, "text": text, "answer": self._post(body)})
+        answer = read_json(path)["answer"]
+        if answer is None:
+            raise Refused("no text in the answer")
+        return str(answer)
 
     def _body(self, text: str, picture: bytes, media_type: str) -> dict[str, Any]:
         content: str | list[dict[str, Any]] = text
@@ -105,7 +122,7 @@ class Writer:
             "max_tokens": self.endpoint.max_tokens,
         }
 
-    def _post(self, body: bytes) -> str:
+    def _post(self, body: bytes) -> str | None:
         self._rate.wait()
         url = f"{self.endpoint.base_url.rstrip('/')}/chat/completions"
         headers = {"Content-Type": "application/json"}
@@ -126,14 +143,13 @@ class Writer:
         return _answer(response.data, url)
 
 
-def _answer(body: bytes, url: str) -> str:
+def _answer(body: bytes, url: str) -> str | None:
+    """None for an answer without text, which was paid for all the same."""
     try:
         content = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError) as error:
         raise FailedPrecondition(f"{url}: no chat completion: {body[:200]!r}") from error
-    if not isinstance(content, str):
-        raise Refused("no text in the answer")
-    return content
+    return content if isinstance(content, str) else None
 
 
 def _message(body: bytes) -> str:

@@ -24,7 +24,7 @@ class _Frozen(BaseModel):
 
 
 class Dedup(_Frozen):
-    """Two records are one when every picture of theirs is, and their texts are this similar."""
+    """Two records are one when their task and every picture of theirs is, and their texts are this similar."""
 
     enabled: bool = True
     picture_distance: int = Field(15, ge=0, le=15, description="bits of 256 in which hashes of one picture may differ")
@@ -37,7 +37,7 @@ class Length(_Frozen):
     tokenizer: Path = Field(description="a folder with tokenizer.json")
     max_tokens: int = Field(2048, ge=64)
     num_image_tokens: int = Field(576, ge=1, description="places of a picture that is looked at")
-    template: Literal["vicuna_v1", "mistral_instruct"] = "vicuna_v1"
+    template: Literal["vicuna_v1", "mistral_instruct", "genllava"] = "vicuna_v1"
 
 
 def _source_config(value: object) -> object:

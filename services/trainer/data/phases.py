@@ -34,7 +34,10 @@ class Phase:
 
 
 def phases(folder: MixFolder) -> Iterator[Phase]:
-    """Ask for the next one when the one before it is done: only then is it known how much there is to do."""
+    """Ask for the next one when the one before it is done: only then is it known how much there is to do. None of a
+    finished mix."""
+    if folder.is_finished():
+        return
     out, names = str(folder.out), [config.name for config in folder.mix.sources]
     yield Phase("read", read_source, {(out, name): (folder.read_mark(name),) for name in names})
     pieces = [(name, piece) for name in names for piece in range(folder.num_pieces(name))]

@@ -30,10 +30,10 @@ def task_name(step: Callable[..., None]) -> str:
     return f"triptych.prepare.{step.__name__}"
 
 
-# Of every app that a worker runs with this module in `include`. Acknowledged when done: a broker that sees a worker go
-# hands its task to another by itself.
+# Of every app that a worker runs with this module in `include`. Acknowledged when begun: Redis would deliver what is
+# acknowledged late once more after the visibility timeout, while it still runs. The driver sends again what was lost.
 for each in STEPS:
-    shared_task(name=task_name(each), acks_late=True)(each)
+    shared_task(name=task_name(each), acks_late=False)(each)
 
 
 def prepare_queued(

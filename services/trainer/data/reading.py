@@ -1,27 +1,29 @@
 """First step: a source's entries become records."""
 
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from services.trainer.data.files import atomic, line, write_json
+from services.trainer.data.files import atomic, line, write_first
 from services.trainer.data.folder import MixFolder
 from services.trainer.data.records import BadRecord, Record
 from services.trainer.data.sources.base import Source
 
 
 def read_source(out: Path | str, name: str) -> None:
-    """Writes the source's records, and lists its bad ones. Idempotent. Raises InvalidArgument when the file itself is
-    damaged."""
+    """Writes the source's records, and lists its bad ones. Idempotent; of two runs at the same time, the first to end
+    counts. Raises InvalidArgument when the file itself is damaged."""
     folder = MixFolder(out)
     if folder.read_mark(name).exists():
         return
-    source, step = folder.source(name), folder.mix.records_per_piece
+    source, step, run = folder.source(name), folder.mix.records_per_piece, uuid.uuid4().hex
+    files = folder.records(name, run), folder.bad(name, run)
     pieces: list[int] = []
     reasons: Counter[str] = Counter()
     number = 0
-    with atomic(folder.records(name)) as good, atomic(folder.bad(name)) as bad:
+    with atomic(files[0]) as good, atomic(files[1]) as bad:
         for position, made in enumerate(_made(source)):
             if isinstance(made, BadRecord):
                 reasons[made.reason] += 1
@@ -32,7 +34,10 @@ def read_source(out: Path | str, name: str) -> None:
             good.write(line({"position": position, **made.to_dict()}))
             number += 1
     read = number + sum(reasons.values())
-    write_json(folder.read_mark(name), {"num_read": read, "num_records": number, "bad": reasons, "pieces": pieces})
+    mark = {"run": run, "num_read": read, "num_records": number, "bad": reasons, "pieces": pieces}
+    if not write_first(folder.read_mark(name), mark):
+        for path in files:
+            path.unlink()
 
 
 def bad_row(source: str, position: int, error: BadRecord) -> dict[str, object]:

@@ -19,6 +19,7 @@ from services.trainer.data.pictures import PictureFile, read_picture
 from services.trainer.data.reading import bad_row
 from services.trainer.data.records import BadRecord, Record
 from services.trainer.data.sources.base import below
+from triptych.prompts import Task
 
 HASH_DIGITS = 64
 
@@ -31,6 +32,7 @@ class Scanned:
     position: int
     offset: int
     num_bytes: int
+    task: Task
     tokens: int | None
     sha256s: tuple[str, ...]
     hashes: tuple[int, ...]
@@ -42,6 +44,7 @@ class Scanned:
             "position": self.position,
             "offset": self.offset,
             "num_bytes": self.num_bytes,
+            "task": self.task,
             "tokens": self.tokens,
             "sha256s": list(self.sha256s),
             "hashes": [f"{value:0{HASH_DIGITS}x}" for value in self.hashes],
@@ -86,7 +89,7 @@ def _rows(folder: MixFolder, name: str, piece: int) -> Iterator[dict[str, Any]]:
             else:
                 shas, hashes = tuple(p.sha256 for p in pictures), tuple(p.hash for p in pictures)
                 found = signature(compared_text(record))
-                yield Scanned(record.id, position, offset, len(row), tokens, shas, hashes, found).to_dict()
+                yield Scanned(record.id, position, offset, len(row), record.task, tokens, shas, hashes, found).to_dict()
             offset += len(row)
 
 

@@ -18,7 +18,11 @@ from triptych.prompts import Picture
 LETTERS = "ABCDEFGH"
 COLUMNS = ("index", "question", "answer", "A", "B", "image")
 MAX_FIELD = 2**28  # a picture's base64 in one field
+ROTATION = 1_000_000
 MAX_REFERENCE = 20  # a shorter `image` is the index of the row that has the picture
+SAID = re.compile(  # the letter, bare or marked ("(b)", "**B**"), with the option behind it or such words before it
+    r"(?:(?:the\s+)?(?:correct\s+)?(?:answer|option)\b(?:\s+is)?:?\s*)?[(*]*([A-H])(?:[).:,*]|\s*$)", re.IGNORECASE
+)
 BY_LETTER = "\nAnswer with the option's letter from the given choices directly."  # LLaVA-1.5's words for it
 
 
@@ -34,7 +38,8 @@ class MultipleChoice(Evaluator):
         self.path = one_file(self.folder, "*.tsv")
         rows = _read(self.path)
         self.images = {row["index"]: row["image"] for row in rows}
-        self.rows = rows[: self.at_most(len(rows))]
+        questions = _questions(rows)
+        self.rows = questions[: self.at_most(len(questions))]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -87,13 +92,23 @@ class MultipleChoice(Evaluator):
 
 
 def chosen(reply: str, options: list[str]) -> int | None:
-    """The option that a reply means: a letter that stands first, alone or before a mark, or an option's own words."""
+    """The option that a reply means: a letter that stands first or is said to be the answer, alone or before a mark,
+    or an option's own words."""
     text = reply.strip()
-    if match := re.match(r"\(?([A-H])(?:[).:,]|\s*$)", text):
-        index = LETTERS.index(match[1])
+    if match := SAID.match(text):
+        index = LETTERS.index(match[1].upper())
         return index if index < len(options) else None
     same = [index for index, option in enumerate(options) if option.strip().lower() == text.lower().rstrip(".")]
     return same[0] if len(same) == 1 else None
+
+
+def _questions(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Without the rotations that published files hold too: rows whose index is the question's and so many millions."""
+    found: dict[int | str, dict[str, str]] = {}
+    for row in sorted(rows, key=lambda row: int(row["index"]) // ROTATION if row["index"].isdecimal() else 0):
+        index = row["index"]
+        found.setdefault(int(index) % ROTATION if index.isdecimal() else index, row)
+    return list(found.values())
 
 
 def _text(row: dict[str, str], options: list[str]) -> str:

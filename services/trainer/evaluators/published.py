@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from triptych.errors import InvalidArgument
+from triptych.rgb import as_rgb
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -52,6 +53,6 @@ def open_picture(source: Path | bytes, name: str) -> Image.Image:
     """RGB. Raises InvalidArgument naming the picture when it is missing or damaged."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            return as_rgb(image)
+    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InvalidArgument(f"picture {name}: {error}") from None

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -12,7 +11,6 @@ from redis.retry import Retry
 from services.trainer.jobs.embedded import EmbeddedRedis
 from triptych.errors import InvalidArgument, Unavailable
 
-SCHEMES: Final = ("redis", "rediss", "unix")
 CONNECT_TIMEOUT_S: Final = 2.0
 ANSWER_TIMEOUT_S: Final = 10.0
 
@@ -27,8 +25,10 @@ class Broker:
     @classmethod
     def at(cls, url: str) -> "Broker":
         """Raises InvalidArgument for what is no Redis."""
-        if urlsplit(url).scheme not in SCHEMES:
-            raise InvalidArgument(f"broker {_shown(url)}: must begin with one of redis://, rediss://, unix://")
+        try:
+            redis.ConnectionPool.from_url(url).make_connection()  # which connects to nothing yet
+        except (ValueError, TypeError) as error:  # the latter: an option that there is not
+            raise InvalidArgument(f"broker {_shown(url)}: {error}") from None
         return cls(url)
 
     @classmethod
@@ -69,5 +69,5 @@ class Broker:
 
 
 def _shown(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    scheme, mark, rest = url.rpartition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"

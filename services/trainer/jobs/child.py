@@ -1,16 +1,19 @@
 """The trainer's process of one task: started behind a guard, heard out, and stopped with all it started."""
 
-import json
 import math
 import os
+import struct
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from services.trainer.jobs.guard import MOMENT
 from services.trainer.jobs.processes import end_marked
 from services.trainer.jobs.record import StageProgress
+from services.trainer.progress import json_object
 
 ROOT: Final = Path(__file__).parents[3]
 MARGIN_S: Final = 5.0
@@ -50,6 +53,13 @@ class Child:
         self._reader.join(MARGIN_S)
         return 128 - code if code < 0 else code
 
+    def allow_until(self, until_s: float) -> None:
+        """Its guard ends it when this moment (of the monotonic clock) has come and no later one has been allowed,
+        whatever holds us up."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended
+            os.write(self._process.stdin.fileno(), struct.pack(MOMENT, until_s))
+
     def stop(self) -> None:
         """SIGTERM, then SIGKILL, to everything that belongs to it; returns when all of it is gone."""
         assert self._process.stdin is not None
@@ -77,7 +87,7 @@ class Child:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if (said := _progress(line)) is None:
-                with self.log.open("ab") as log:
+                with suppress(OSError), self.log.open("ab") as log:  # a full disk: it must be heard out all the same
                     log.write(line)
                 continue
             stage, progress = said
@@ -90,10 +100,10 @@ class Child:
 
 def _progress(line: bytes) -> tuple[str, StageProgress] | None:
     """None for a line that is no progress."""
+    values = json_object(line)
     try:
-        values = json.loads(line)
         stage, step, steps = str(values.pop("stage")), int(values.pop("step", 0)), int(values.pop("steps", 0))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
     figures = {key: float(v) for key, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
     return stage, StageProgress(step=step, steps=steps, figures=figures)

@@ -23,6 +23,7 @@ from services.trainer.jobs.record import Job
 from services.trainer.jobs.settings import JobSettings
 from services.trainer.jobs.store import JobStore
 from services.trainer.jobs.submission import check_unchanged, submit_recipe
+from services.trainer.jobs.supervisor import free_port
 from services.trainer.jobs.view import follow, print_job, print_jobs, state_of
 from services.trainer.tasks import enqueue
 from triptych.errors import FailedPrecondition, InvalidArgument, TriptychError, Unavailable
@@ -78,7 +79,7 @@ def status(
 ) -> None:
     """Show how far a job is, live. Exit code 1 when it has failed."""
     with _reported():
-        store, silence_s = _store(_broker(broker, runs)), JobSettings().lease_s
+        store, silence_s = _store(_broker(broker, runs)), JobSettings.read().lease_s
         job = store.get(job_id)
         if as_json:
             typer.echo(_json(job, silence_s))
@@ -93,7 +94,7 @@ def status(
 def list_jobs(as_json: Json = False, broker: Url = "", runs: Runs = RUNS) -> None:
     """Show all jobs, oldest first."""
     with _reported():
-        jobs, silence_s = _store(_broker(broker, runs)).all(), JobSettings().lease_s
+        jobs, silence_s = _store(_broker(broker, runs)).all(), JobSettings.read().lease_s
         if as_json:
             typer.echo("\n".join(_json(job, silence_s) for job in jobs))
         else:
@@ -104,7 +105,7 @@ def list_jobs(as_json: Json = False, broker: Url = "", runs: Runs = RUNS) -> Non
 def cancel(job_id: JobId, broker: Url = "", runs: Runs = RUNS) -> None:
     """Stop a job and everything it has started; returns when it has stopped."""
     with _reported():
-        store, silence_s = _store(_broker(broker, runs)), JobSettings().lease_s
+        store, silence_s = _store(_broker(broker, runs)), JobSettings.read().lease_s
 
         def wish(job: Job) -> Job:
             at_work = any(node.state == "ready" for node in job.nodes) and not job.silent_nodes(time.time(), silence_s)
@@ -132,10 +133,10 @@ def resume(
     """Go on with a job that failed, was cancelled or lost, from its last checkpoint. The recipe must be the same."""
     with _reported():
         known = _broker(broker, runs)
-        store, silence_s = _store(known), JobSettings().lease_s
+        store, silence_s = _store(known), JobSettings.read().lease_s
 
         def again(job: Job) -> Job:
-            check_unchanged(job, recipe or Path(job.recipe))
+            check_unchanged(job, recipe)
             if job.state == "done":
                 raise FailedPrecondition(f"job {job.id} is done")
             if not job.is_ended and any(n.state == "ready" for n in job.nodes) and state_of(job, silence_s) != "lost":
@@ -158,8 +159,8 @@ def worker(
     """Work on jobs, one at a time, until stopped. SIGTERM hands the job back; it goes on from its last checkpoint."""
     with _reported():
         known = _broker(broker, runs)
-        celery = configure(known, JobSettings())
-        celery.conf.triptych_address = address or _address(known)
+        celery = configure(known, JobSettings.read())
+        celery.conf.triptych_address = _checked(address) if address else _address(known)
         name = f"{queue}.{os.getpid()}@{socket.gethostname()}"
         flags = ["--loglevel", "INFO", "--without-mingle", "--without-gossip"]  # it needs no other workers
         celery.worker_main(["worker", "--queues", queue, "--hostname", name, *flags])
@@ -181,7 +182,9 @@ def prepare(
         wanted = Mix.read(mix)
         known = _broker(broker, runs)
         _see_to_worker(_store(known), known, DEFAULT_QUEUE)
-        folder = prepare_queued(configure(known, JobSettings()), wanted, out, Path.cwd(), partial(typer.echo, err=True))
+        folder = prepare_queued(
+            configure(known, JobSettings.read()), wanted, out, Path.cwd(), partial(typer.echo, err=True)
+        )
         typer.echo(folder.out / "card.html")
 
 
@@ -193,7 +196,7 @@ def flower(
 ) -> None:
     """Show workers and tasks in a browser."""
     with _reported():
-        celery = configure(_broker(broker, runs), JobSettings())
+        celery = configure(_broker(broker, runs), JobSettings.read())
         celery.start(["flower", "--address=127.0.0.1", f"--port={port}"])
 
 
@@ -217,7 +220,7 @@ def _broker(url: str, runs: Path) -> Broker:
 
 
 def _store(broker: Broker) -> JobStore:
-    configure(broker, JobSettings())
+    configure(broker, JobSettings.read())
     return JobStore(broker.client())
 
 
@@ -240,6 +243,15 @@ def _see_to_worker(store: JobStore, broker: Broker, queue: str) -> None:
 
 def _json(job: Job, silence_s: float) -> str:
     return json.dumps({**job.model_dump(mode="json"), "state": state_of(job, silence_s)})
+
+
+def _checked(address: str) -> str:
+    """Raises InvalidArgument when no rank could listen there."""
+    try:
+        free_port(address)
+    except OSError as error:
+        raise InvalidArgument(f"--address {address} is none of this machine's: {error}") from None
+    return address
 
 
 def _address(broker: Broker) -> str:

@@ -1,7 +1,8 @@
 """Jobs in Redis, under keys of our own: what Celery keeps of its results is gone after a day.
 
 `triptych:jobs` holds all ids by age, `triptych:job:ID` a job as JSON, `triptych:job:ID:recipe` its recipe's text,
-`triptych:job:ID:lease:NODE` who works for it (until when is the key's own expiry), `triptych:worker:NAME` a worker.
+`triptych:job:ID:lease:NODE` who works for it (until when is the key's own expiry), `triptych:output:PATH` the last job
+that had this folder, `triptych:worker:NAME` a worker.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from redis.exceptions import LockError
 from redis.lock import Lock
 
 from services.trainer.jobs.record import Job
-from triptych.errors import InvalidArgument
+from triptych.errors import FailedPrecondition, InvalidArgument
 
 JOBS: Final = "triptych:jobs"
 WORKER: Final = "triptych:worker:"
@@ -33,17 +34,23 @@ class LiveWorker(BaseModel):
 
 
 class JobStore:
-    """Every method may raise `redis.RedisError`; all but the readers change one key, in one step."""
+    """Every method may raise `redis.RedisError`; what changes something does so in one step."""
 
     def __init__(self, client: "redis.Redis") -> None:
         self.redis = client
 
     def add(self, job: Job, recipe_text: str) -> None:
-        with self.redis.pipeline() as pipe:
+        """Raises FailedPrecondition while another job that has not ended has the same output."""
+
+        def attempt(pipe: "redis.client.Pipeline") -> None:
+            _check_output(pipe, job)
+            pipe.multi()
             pipe.set(f"{_key(job.id)}:recipe", recipe_text)
             pipe.set(_key(job.id), job.model_dump_json())
+            pipe.set(_output_key(job), job.id)
             pipe.zadd(JOBS, {job.id: job.created_s})
-            pipe.execute()
+
+        self.redis.transaction(attempt, _output_key(job))
 
     def get(self, job_id: str) -> Job:
         """Raises InvalidArgument naming the id that is not known."""
@@ -59,15 +66,25 @@ class JobStore:
         return [_job(job_id, text) for job_id, text in zip(ids, texts, strict=True)]
 
     def change(self, job_id: str, step: Callable[[Job], Job]) -> Job:
-        """What `step` made of the job as it stood; asked again when someone else was quicker."""
+        """What `step` made of the job as it stood; asked again when someone else was quicker.
+
+        Raises FailedPrecondition where a job that had ended would go on in a folder that another one has by now.
+        """
         changed: list[Job] = []
 
         def attempt(pipe: "redis.client.Pipeline") -> None:
             before = _job(job_id, pipe.get(_key(job_id)))
-            changed[:] = [step(before)]
+            after = step(before)
+            goes_on = before.is_ended and not after.is_ended
+            if goes_on:
+                pipe.watch(_output_key(after))  # type: ignore[no-untyped-call]
+                _check_output(pipe, after)
             pipe.multi()
-            if changed[0] != before:
-                pipe.set(_key(job_id), changed[0].model_dump_json())
+            if after != before:
+                pipe.set(_key(job_id), after.model_dump_json())
+            if goes_on:
+                pipe.set(_output_key(after), job_id)
+            changed[:] = [after]
 
         self.redis.transaction(attempt, _key(job_id))
         return changed[0]
@@ -125,6 +142,21 @@ class Lease:
 
 def _key(job_id: object) -> str:
     return f"triptych:job:{job_id}"
+
+
+def _output_key(job: Job) -> str:
+    return f"triptych:output:{job.output}"
+
+
+def _check_output(pipe: "redis.client.Pipeline", job: Job) -> None:
+    """The key that says whose the output is must be watched; so is that job, which may be resumed meanwhile."""
+    holder = pipe.get(_output_key(job))
+    if holder is None or holder == job.id:
+        return
+    pipe.watch(_key(holder))  # type: ignore[no-untyped-call]
+    other = _job(holder, pipe.get(_key(holder)))
+    if not other.is_ended:
+        raise FailedPrecondition(f"job {other.id} is {other.state} in {job.output}: wait for it, or cancel it")
 
 
 def _job(job_id: object, text: str | bytes | None) -> Job:

@@ -21,17 +21,13 @@ def submit_recipe(store: JobStore, path: Path, queues: tuple[str, ...]) -> Job:
     recipe.check()
     text = path.read_text(encoding="utf-8")
     job_id = f"{re.sub('[^a-z0-9]+', '-', recipe.name.lower()).strip('-')}-{secrets.token_hex(3)}"
-    output = str(recipe.folder.absolute())
-    for other in store.all():
-        if other.output == output and not other.is_ended:
-            raise FailedPrecondition(f"job {other.id} is {other.state} in {output}: wait for it, or cancel it")
     job = Job(
         id=job_id,
         recipe=str(path.absolute()),
         recipe_digest=text_digest(text),
         folder=str(Path.cwd()),
         files=str((recipe.runs / "jobs" / job_id).absolute()),
-        output=output,
+        output=str(recipe.folder.absolute()),
         nodes=tuple(Node(queue=queue) for queue in node_queues(recipe, queues)),
         created_s=time.time(),
         changed_s=time.time(),
@@ -51,9 +47,13 @@ def node_queues(recipe: AnyRecipe, queues: tuple[str, ...]) -> tuple[str, ...]:
     return queues
 
 
-def check_unchanged(job: Job, path: Path) -> None:
-    """Raises FailedPrecondition when the file no longer holds what the job was submitted with. It may be gone: the job
-    has its text."""
+def check_unchanged(job: Job, given: Path | None) -> None:
+    """Raises FailedPrecondition when the recipe's file, or the given one, is not what the job was submitted with.
+
+    The former may be gone, for the job has its text; raises InvalidArgument when the latter is."""
+    path = given or Path(job.recipe)
+    if given and not given.is_file():
+        raise InvalidArgument(f"recipe {given} does not exist")
     if path.exists() and (digest := text_digest(path.read_text(encoding="utf-8"))) != job.recipe_digest:
         raise FailedPrecondition(
             f"{path} is not what job {job.id} was submitted with (now {digest[:12]}, then {job.recipe_digest[:12]}): "

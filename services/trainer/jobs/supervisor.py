@@ -17,6 +17,7 @@ from uuid import uuid4
 import redis
 
 from services.trainer.jobs.child import Child
+from services.trainer.jobs.guard import EXPIRED
 from services.trainer.jobs.processes import end_marked, mark
 from services.trainer.jobs.record import Job, StageProgress
 from services.trainer.jobs.settings import JobSettings
@@ -27,7 +28,6 @@ T = TypeVar("T")
 Step = Callable[[Job], Job]
 LOST_TOUCH: Final = (redis.ConnectionError, redis.TimeoutError)
 CLEAR_ERRORS: Final = (1, 2)  # the trainer's exit codes when it knows what is wrong: trying again would not help
-SAFE_SHARE: Final = 0.8  # of the lease: later than that, someone else may soon hold it
 
 
 @dataclass
@@ -46,8 +46,9 @@ class Supervisor:
     def run(self, job_id: str, task: str, node: int, launch: int) -> str:
         """What came of it, in words.
 
-        Raises Unavailable when the broker is gone for too long and FailedPrecondition when the lease is someone
-        else's by now; nothing of ours runs on then, and others take the job up as a lost one.
+        What this machine cannot do (a full disk, a folder it does not see) fails the job. Raises Unavailable when the
+        broker is gone for too long and FailedPrecondition when the lease is someone else's by now; nothing of ours runs
+        on then, and others take the job up as a lost one.
         """
         lease = self.store.lease(job_id, node, self.settings.lease_s)
         if refusal := self._take(lease, job_id, task, node, launch):
@@ -58,6 +59,9 @@ class Supervisor:
             step = _launched if self.store.is_stopping(self.worker) else _cancelled
             self._change(job_id, launch, step)
             raise
+        except OSError as error:
+            said = f"{self.worker}: {error}"
+            after = self._change(job_id, launch, lambda job: job.ended("failed", time.time(), said))
         finally:
             lease.release()
         return f"{after.state}: {after.task}"
@@ -70,7 +74,7 @@ class Supervisor:
                 return f"nothing to do: the job is {job.state}, task {job.task}, launch {job.launch}"
             before_s = time.monotonic()
             if lease.acquire(launch, f"{self.worker} {uuid4().hex}"):
-                self._safe_until_s = before_s + SAFE_SHARE * self.settings.lease_s
+                self._safe_until_s = before_s + self.settings.safe_s
                 return ""
             if lease.holder_launch() >= launch:
                 return "already running"
@@ -79,9 +83,11 @@ class Supervisor:
     def _work(self, lease: Lease, job_id: str, node: int, launch: int) -> Job:
         """The job as it is when our part is over."""
         end_marked(mark(job_id, node), grace_s=0)  # what a supervisor that was killed may have left behind
-        if self.store.get(job_id).nodes[node].state == "ready":  # it was killed, and this is its message once more
+        job = self.store.get(job_id)
+        if job.nodes[node].state == "ready":  # it was killed, and this is its message once more
             return self._change(job_id, launch, lambda job: job.crashed("its worker vanished", time.time()))
-        address = f"{self.address}:{_free_port(self.address)}"
+        Path(job.folder).stat()  # a worker that does not see it must not make it, and train where nobody looks
+        address = f"{self.address}:{free_port(self.address)}"
         job = self._change(job_id, launch, lambda job: job.joined(node, self.worker, address, time.time()))
         deadline_s = time.monotonic() + self.settings.gather_s * random.uniform(0.7, 1.3)  # not all at the same time
         while job.state == "queued" and (step := self._interruption(job, launch)) is None:
@@ -99,14 +105,18 @@ class Supervisor:
         command = _command(self.settings, self._write_recipe(job), job, node)
         child = Child(command, Path(job.folder), log, mark(job.id, node), self.settings.grace_s)
         try:
+            child.allow_until(self._safe_until_s)
             while (code := child.wait(self.settings.beat_s)) is None:
                 now = self._beat(lease, job, node, child.take_progress())
+                child.allow_until(self._safe_until_s)
                 if (step := self._interruption(now, job.launch)) is not None:
                     child.stop()
                     return self._change(job.id, job.launch, step)
         finally:
             child.stop()
         self._beat(lease, job, node, child.take_progress())
+        if code == EXPIRED:  # the broker was away, or we were: not the trainer's fault
+            return self._change(job.id, job.launch, _launched)
         return self._change(job.id, job.launch, lambda job: _ended(job, node, code, child.error()))
 
     def _write_recipe(self, job: Job) -> Path:
@@ -131,7 +141,7 @@ class Supervisor:
         before_s = time.monotonic()
         if not self._patiently(lease.renew):
             raise FailedPrecondition(f"job {job.id}: the lease has gone to someone else")
-        self._safe_until_s = before_s + SAFE_SHARE * self.settings.lease_s
+        self._safe_until_s = before_s + self.settings.safe_s
         now = self._change(job.id, job.launch, lambda job: job.alive(node, progress, time.time()))
         if progress:
             self.tell(now)
@@ -153,13 +163,14 @@ class Supervisor:
         return job
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        """Again and again while the broker is away, for as long as nobody else can have taken the lease."""
+        """Again and again while the broker is away, for as long as nobody else can have taken the lease. A call may
+        take longer than that: the guard ends the trainer in time, whatever we are at."""
         while True:
             try:
                 return call()
             except LOST_TOUCH as error:
                 if time.monotonic() > self._safe_until_s:
-                    raise Unavailable(f"no broker for {self.settings.lease_s:g} s: {error}") from error
+                    raise Unavailable(f"no broker for {self.settings.safe_s:g} s: {error}") from error
                 time.sleep(self.settings.beat_s)
 
 
@@ -187,7 +198,8 @@ def _command(settings: JobSettings, recipe: Path, job: Job, node: int) -> list[s
     return command
 
 
-def _free_port(address: str) -> int:
+def free_port(address: str) -> int:
+    """Raises OSError when the address is none of this machine's."""
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])

@@ -19,7 +19,7 @@ class Denoiser:
         nn.Module.to(self.decoder.unet, device, dtype)  # diffusers' own warns of what is not the case here
         self.decoder.vae.to(device)
         self.null_conditioning = stage.null_conditioning.to(device)
-        self.noise_scheduler = self.decoder.noise_scheduler()
+        self.noise_scheduler = self.decoder.forward_process()
         if checkpointing:
             self.decoder.unet.enable_gradient_checkpointing()
 

@@ -60,7 +60,7 @@ class DiffusionObjective(Objective):
         self.text = CLIPTextModel(text_config(config, len(self.codec.tokenizer)))
         self.text.set_attn_implementation("eager")
         self.trained = nn.ModuleDict({"unet": unet, "text": self.text})
-        self.noise_scheduler = self.decoder.noise_scheduler()
+        self.noise_scheduler = self.decoder.forward_process()
         self._pool: list[tuple[str, Tensor]] = []
 
     @property

@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from services.trainer.config import HandoverStage, MultimodalStage, Recipe
+from services.trainer.config import DRAWING, HandoverStage, MultimodalStage, Recipe
 from services.trainer.data.blocks.render import render
 from services.trainer.objectives.base import Objective
 from services.trainer.objectives.diffusion import denoising_target
@@ -20,7 +20,6 @@ from triptych.models.encoder_stage import EncoderStage
 from triptych.models.llm_stage import LlmStage
 from triptych.models.processors import to_pixels
 
-DRAWING = ("draw", "draw_crowd", "edit", "edit_crowd")  # kinds with one picture to draw in every conversation
 NUM_AT_ONCE = 32  # conversations
 
 

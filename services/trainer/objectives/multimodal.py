@@ -44,7 +44,7 @@ class MultimodalObjective(UnderstandingObjective):
         self.inputs, self.recipe = inputs, recipe
         self.decoder_stage = self.load_decoder()
         super().__init__(recipe, inputs)
-        self.noise_scheduler = self.decoder_stage.decoder.noise_scheduler()
+        self.noise_scheduler = self.decoder_stage.decoder.forward_process()
         self.trained["head"] = self.decoder_stage.head
 
     def load_stages(self) -> tuple[EncoderStage, LlmStage]:

@@ -14,12 +14,13 @@ from services.trainer.data.batches import GroupedBatches
 from services.trainer.data.catalogue import Catalogue
 from services.trainer.data.collate import Collator, TuningBatch
 from services.trainer.data.tokens import IMAGE, RowMaker
+from services.trainer.gate import check_names
 from services.trainer.objectives.base import Objective
 from services.trainer.objectives.denoising import Denoiser
 from services.trainer.objectives.tuned import TokenRows, Told, TunedModule, plain_llm
 from services.trainer.objectives.understanding import use_eager_attention
 from services.trainer.ranks import ALONE, Ranks
-from services.trainer.tuning import Lora, TuningRecipe, TuningStage
+from services.trainer.tuning import DRAWING, Lora, TuningRecipe, TuningStage
 from triptych.errors import InvalidArgument
 from triptych.models.encoder_stage import EncoderStage
 from triptych.models.llm_stage import LlmStage
@@ -104,6 +105,7 @@ class TuningObjective(Objective):
         self.trained_on = [number for number in chosen if number not in never]
         held_out = [number for number in chosen if number in never]
         self.held_out = held_out[: len(held_out) - len(held_out) % self.ranks.world_size]
+        check_names(f"{self.name}: gate, on {len(self.held_out)} samples held out,", stage.gate, self._figures())
         check_data(self.name, stage, self.catalogue, self.collator, self.trained_on)
         kinds = [self.catalogue.kinds[number] for number in self.trained_on]
         lengths = self.catalogue.tokens[self.trained_on].tolist()
@@ -201,6 +203,11 @@ class TuningObjective(Objective):
         size = at_once or self.recipe.spread.micro_batch_size or len(own)
         samples = ((row, self.catalogue.read(number)) for row, number in own)
         return [self.collator(list(part)) for part in _chunks(list(samples), size)]
+
+    def _figures(self) -> list[str]:
+        """What the samples held out can tell."""
+        is_drawn = any(self.catalogue.tasks[number] in DRAWING for number in self.held_out)
+        return [name for name in self.stage.figures if self.held_out and (is_drawn or name != "generation")]
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

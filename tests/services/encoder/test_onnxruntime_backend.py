@@ -1,14 +1,17 @@
 """backend=onnxruntime: the embeddings of torch without torch, from files that passed the gate and from no others."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from services.encoder import onnxruntime_backend
 from services.encoder.config import EncoderConfig
 from services.encoder.process import assemble
 from tests.services.components import ROOT, encoder, run_service
@@ -115,6 +118,43 @@ def test_settings_that_nothing_would_heed(exported_checkpoint: Path) -> None:
         engine(exported_checkpoint, dtype="bf16")
     with pytest.raises(FailedPrecondition, match="export is 'onnx-f32', but backend torch runs none"):
         engine(exported_checkpoint, backend="torch", export="onnx-f32")
+
+
+def test_tensorrt_on_the_cpu(copied_export: Path) -> None:
+    as_tensorrt(copied_export / "encoder")
+    with pytest.raises(FailedPrecondition, match="device is cpu, but export 'tensorrt-f32' runs on cuda only"):
+        engine(copied_export, export="tensorrt-f32")
+
+
+def test_engines_are_kept_apart_by_what_they_were_built_from(
+    copied_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime finds them by names and shapes, which are those of the next training's component too."""
+    folder = copied_export / "encoder"
+    as_tensorrt(folder)
+    seen: dict[str, Any] = {}
+
+    def started(path: Path, provider: str, num_threads: int, options: dict[str, Any]) -> Any:
+        seen.update(options)
+        return SimpleNamespace(input_shape=lambda name: ("batch", 3, 32, 32))
+
+    monkeypatch.setattr(onnxruntime_backend, "require_tensorrt", lambda: None)
+    monkeypatch.setattr(onnxruntime_backend, "OnnxModel", started)
+    config = EncoderConfig(
+        checkpoint=folder, backend="onnxruntime", export="tensorrt-f32", engine_cache=tmp_path / "engines"
+    )
+    onnxruntime_backend.OnnxruntimeBackend(config, read_card(folder)).load(folder)
+    digest = read_card(folder).exports["tensorrt-f32"]["digest"].removeprefix("sha256:")
+    assert seen["trt_engine_cache_path"] == str(tmp_path / "engines" / digest)
+    assert (tmp_path / "engines" / digest).is_dir()
+
+
+def as_tensorrt(folder: Path) -> None:
+    """The onnx export once more, as one that passed under TensorRT."""
+    shutil.copytree(folder / "exports" / "onnx-f32", folder / "exports" / "tensorrt-f32")
+    card = read_card(folder)
+    card.exports["tensorrt-f32"] = card.exports["onnx-f32"] | {"format": "tensorrt"}
+    write_card(folder, card)
 
 
 def test_process_says_why_in_one_line(tiny_checkpoint: Path) -> None:

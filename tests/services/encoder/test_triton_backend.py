@@ -1,4 +1,6 @@
-"""backend=triton against a real Triton server: the embeddings of torch, and clear words when the server is wrong."""
+"""backend=triton against a real Triton server, where one can be had: the embeddings of torch, and clear words when the
+server is wrong. What an operator may do to a server is played on a stand-in.
+"""
 
 import asyncio
 import json
@@ -17,15 +19,20 @@ from tritonclient.utils import InferenceServerException
 
 from services.encoder.config import EncoderConfig
 from services.encoder.process import assemble
+from services.encoder.triton_backend import TritonBackend, TritonEmbedder
 from tests.services.components import ROOT, encoder, refused
 from tests.services.encoder.calls import embed, encoded, picture
+from tests.services.encoder.triton_stand_in import stand_in
 from triptych.card import read_card, write_card
 from triptych.errors import CheckpointError, FailedPrecondition, Unavailable
 from triptych.models.encoder_stage import EncoderStage
+from triptych.models.processors import ImageProcessor
+from triptych.models.triton_repository import TritonConfig, graph_path, write_repository
 from triptych.v1 import component_pb2, component_pb2_grpc
 
 SCRIPT = ROOT / "scripts" / "triton"
 PICTURES = [picture(40 + 8 * seed, 24, seed) for seed in range(8)]
+PIXELS = np.zeros((1, 3, 32, 32), np.float32)
 
 
 def free_port() -> int:
@@ -37,13 +44,14 @@ def free_port() -> int:
 def start_triton(repository: Path, log: Path) -> tuple[subprocess.Popen[bytes], str]:
     """A server that has loaded the model, and its address."""
     port = free_port()
+    (model,) = (path.name for path in repository.iterdir())
     with log.open("wb") as file:
         process = subprocess.Popen([SCRIPT, str(repository), str(port)], stdout=file, stderr=file)
     address = f"127.0.0.1:{port}"
     with InferenceServerClient(address) as client:
         for _ in range(600):
             try:
-                if client.is_model_ready("encoder"):
+                if client.is_model_ready(model):
                     return process, address
             except InferenceServerException:
                 pass  # not listening yet
@@ -78,7 +86,8 @@ def triton(
 
 
 def engine(checkpoint: Path, **settings: Any) -> Any:
-    config = EncoderConfig(checkpoint=checkpoint / "encoder", backend="triton", device="cpu", **settings)
+    settings = {"device": "cpu", **settings}
+    config = EncoderConfig(checkpoint=checkpoint / "encoder", backend="triton", **settings)
     return assemble(config, "r")[1]
 
 
@@ -123,7 +132,7 @@ async def test_another_component_on_the_server(copied_export: Path, triton: str)
     card.exports["triton-f32"]["of"] = card.digest
     write_card(folder, card)
     started = engine(copied_export, triton_address=triton)
-    with pytest.raises(FailedPrecondition, match=r"serves sha256:\w+, encoder tiny 1\.0\.0 is sha256:"):
+    with pytest.raises(FailedPrecondition, match=r"has no model encoder_\w{12}: encoder tiny 1\.0\.0 is sha256:"):
         await started.start()
     await started.stop()
 
@@ -148,6 +157,52 @@ async def test_a_server_that_dies_is_unavailable(
         code, message = await refused(embed(stub, images))
     assert code == "UNAVAILABLE"
     assert f"Triton at {address}" in message
+
+
+def test_a_real_server_has_no_other_component_s_model(triton: str) -> None:
+    """As after its repository was replaced."""
+    embedder = TritonEmbedder(ImageProcessor(size=32), f"sha256:{'0' * 64}", triton, timeout_s=30)
+    with pytest.raises(Unavailable, match=f"Triton at {triton}: .*encoder_000000000000"):
+        embedder.embed(PIXELS)
+
+
+def test_a_model_replaced_under_a_running_replica(exported_checkpoint: Path, tmp_path: Path) -> None:
+    """Another component's embeddings must not go out under this one's card."""
+    with stand_in(exported_checkpoint / "encoder" / "exports" / "triton-f32") as (triton, address):
+        embedder = loaded(exported_checkpoint, address)
+        assert embedder.embed(PIXELS).shape == (1, 4, 32)
+        triton.repository = repository_of(f"sha256:{'0' * 64}", exported_checkpoint, tmp_path)
+        with pytest.raises(Unavailable, match="unknown model"):
+            embedder.embed(PIXELS)
+        with pytest.raises(FailedPrecondition, match=r"has no model encoder_\w{12}: encoder tiny 1\.0\.0 is sha256:"):
+            loaded(exported_checkpoint, address)
+
+
+def test_a_model_of_the_right_name_and_another_digest(exported_checkpoint: Path, tmp_path: Path) -> None:
+    """Two digests that start alike, or a renamed folder: the whole digest counts."""
+    card = read_card(exported_checkpoint / "encoder")
+    with stand_in(repository_of(f"{card.digest[:-1]}x", exported_checkpoint, tmp_path)) as (_, address):
+        with pytest.raises(FailedPrecondition, match=r"serves sha256:\w+x, encoder tiny 1\.0\.0 is sha256:"):
+            loaded(exported_checkpoint, address)
+
+
+def repository_of(digest: str, checkpoint: Path, folder: Path) -> Path:
+    """As an export of another component, with this one's graph."""
+    (graph,) = (checkpoint / "encoder" / "exports" / "triton-f32").rglob("model.onnx")
+    shutil.copyfile(graph, graph_path(folder, digest))
+    write_repository(folder, TritonConfig(), (3, 32, 32), (4, 32), digest)
+    return folder
+
+
+def loaded(checkpoint: Path, address: str) -> Any:
+    folder = checkpoint / "encoder"
+    config = EncoderConfig(checkpoint=folder, backend="triton", triton_address=address)
+    return TritonBackend(config, read_card(folder)).load(folder)
+
+
+def test_a_device_that_the_server_does_not_heed(exported_checkpoint: Path) -> None:
+    with pytest.raises(FailedPrecondition, match="device is cuda, but export 'triton-f32' is computed by the Triton"):
+        engine(exported_checkpoint, device="cuda")
 
 
 async def test_no_server(exported_checkpoint: Path) -> None:

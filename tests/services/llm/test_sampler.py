@@ -38,3 +38,8 @@ def test_frequencies_follow_the_logits() -> None:
     draws = drawn(4000, temperature=1.0)
     shares = torch.bincount(torch.tensor(draws)) / len(draws)
     assert torch.allclose(shares, LOGITS.softmax(0), atol=0.03)
+
+
+def test_the_smallest_temperatures_are_greedy() -> None:
+    for temperature in (1e-30, 1e-38, 1e-45):
+        assert set(drawn(20, temperature=temperature)) == {1}

@@ -8,11 +8,11 @@ import grpc.aio
 import pytest
 
 from services.orchestrator.__main__ import assemble
-from services.orchestrator.authentication import authentication
 from services.orchestrator.backends import Backends
 from services.orchestrator.budget import RetryBudget
 from services.orchestrator.config import OrchestratorConfig
 from services.orchestrator.discovery.choice import choose_discovery
+from services.orchestrator.door import door
 from services.orchestrator.servicer import SERVICE_NAME
 from tests.services.orchestrator.cards import message
 from tests.services.orchestrator.fakes import FakeComponent, FakeDecoder, FakeEncoder, FakeLlm
@@ -67,12 +67,15 @@ class System:
             budget=RetryBudget(config.retry_ratio, config.retry_burst),
         )
         servicer, embedder = assemble(config, self.backends, self.metrics)
+        entry = door(config, lambda: self.now_s)
         server = GrpcServer(
             config,
             lambda s: orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server(servicer, s),
             [SERVICE_NAME],
             metrics=self.metrics,
-            interceptors=authentication(config, lambda: self.now_s),
+            interceptors=entry.around,
+            inner_interceptors=entry.within,
+            write_timeout_s=config.write_timeout_s,
         )
         self.address = await server.start()
         await self.backends.start()

@@ -57,6 +57,38 @@ def test_a_clock_that_goes_back_gives_nothing_away() -> None:
         allowances.take("a", "alice", 1, 0)
 
 
+def test_what_is_given_back_can_be_taken_again() -> None:
+    allowances = Allowances(Clock())
+    day = allowances.take("a", "alice", 1, 1)
+    allowances.give_back("a", day)
+    allowances.take("a", "alice", 1, 1)
+    with pytest.raises(ResourceExhausted):
+        allowances.take("a", "alice", 1, 1)
+
+
+def test_yesterdays_request_is_not_given_back_today() -> None:
+    clock = Clock(10 * 86_400.0 - 30)
+    allowances = Allowances(clock)
+    day = allowances.take("a", "alice", 0, 1)
+    clock.now_s += 30
+    allowances.take("a", "alice", 0, 1)
+    allowances.give_back("a", day)
+    with pytest.raises(ResourceExhausted):
+        allowances.take("a", "alice", 0, 1)
+
+
+def test_a_minute_holds_no_more_than_its_requests() -> None:
+    clock = Clock()
+    allowances = Allowances(clock)
+    day = allowances.take("a", "alice", 2, 0)
+    clock.now_s += 60
+    allowances.give_back("a", day)
+    for _ in range(2):
+        allowances.take("a", "alice", 2, 0)
+    with pytest.raises(ResourceExhausted):
+        allowances.take("a", "alice", 2, 0)
+
+
 def test_memory_is_bounded() -> None:
     allowances = Allowances(Clock(), max_callers=2)
     for name in "abc":

@@ -80,6 +80,54 @@ async def test_replica_with_an_unusable_card(system: System) -> None:
     assert "colour" in replica.detail
 
 
+async def test_a_poll_that_breaks_is_not_the_last(
+    system: System, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await system.start()
+    (replica,) = system.backends.replicas("llm")
+
+    async def broken() -> None:
+        raise OSError("a file is being replaced")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replica, "poll", broken)
+        await until(lambda: bool(caplog.records))
+        record = caplog.records[0]
+        assert record.what == f"polling llm at {replica.address}"
+        assert "being replaced" in str(record.exc_info)
+    replica.mark_unreachable("not asked since")
+    await until(lambda: replica.is_serving)
+
+
+async def test_a_search_that_breaks_is_not_the_last(caplog: pytest.LogCaptureFixture) -> None:
+    names = Names({"llm": ["127.0.0.1:1"]})
+    backends = Backends(names, 10, 2**20)
+    await backends.start()
+    names._addresses = {"llm": [None]}  # type: ignore[list-item]
+    await until(lambda: any(r.what == "finding replicas" for r in caplog.records))
+    names._addresses = {"llm": ["127.0.0.1:1", "127.0.0.1:2"]}
+    await until(lambda: len(backends.replicas("llm")) == 2)
+    await backends.stop()
+
+
+async def test_a_replica_whose_watcher_broke_can_leave() -> None:
+    backends = Backends(Names({"llm": ["127.0.0.1:1"]}), 10_000, 2**20)
+    await backends.start()
+    (key,) = backends._watchers
+    watcher = backends._watchers[key]
+    watcher.cancel()
+    await asyncio.gather(watcher, return_exceptions=True)
+
+    async def broken() -> None:
+        raise OSError("unforeseen")
+
+    backends._watchers[key] = asyncio.create_task(broken())
+    await asyncio.sleep(0)
+    await backends._forget(key)
+    assert backends.replicas("llm") == []
+    await backends.stop()
+
+
 async def test_upgraded_replica_shows_its_new_card(system: System) -> None:
     await system.start()
     await system.encoder.stop()

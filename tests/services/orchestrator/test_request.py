@@ -88,8 +88,9 @@ def test_bad_conversations(complaint: str, request_: pb.RespondRequest) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "bound"),
     [
-        ("temperature", -0.1, "0 to 100"),
-        ("temperature", float("nan"), "0 to 100"),
+        ("temperature", -0.1, "0 to 10"),
+        ("temperature", 10.1, "0 to 10"),
+        ("temperature", float("nan"), "0 to 10"),
         ("top_k", -1, "0 to"),
         ("top_p", 0.0, "above 0 and at most 1"),
         ("top_p", 1.1, "0 to 1"),

@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import pytest
 
-from services.orchestrator.chooser import draw_of
 from services.orchestrator.facts import DecoderFacts, LlmFacts, check_card
 from services.orchestrator.routing import Candidate, Leaning, choose, verdicts
 from tests.services.orchestrator.cards import decoder_card, encoder_card, llm_card
@@ -202,9 +201,3 @@ def test_a_conversation_does_not_stay_with_one_in_quarantine() -> None:
 def test_a_conversation_whose_chain_is_gone_goes_on_with_another() -> None:
     leaning = Leaning(0.5, frozenset({"sha256:gone"}))
     assert choose([], LLMS, DECODERS, pictures=False, task="generate", leaning=leaning).decoder == DECODERS[0]
-
-
-def test_lots_are_spread_evenly() -> None:
-    draws = [draw_of(f"request-{number}") for number in range(2000)]
-    assert 0.27 < sum(draw < 0.3 for draw in draws) / len(draws) < 0.33
-    assert draw_of("a") == draw_of("a") != draw_of("b")

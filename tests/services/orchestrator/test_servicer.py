@@ -2,6 +2,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from services.orchestrator.config import OrchestratorConfig
 from tests.services.orchestrator.cards import decoder_card, encoder_card, picture
-from tests.services.orchestrator.fakes import FakeDecoder, FakeEncoder, drain, until
+from tests.services.orchestrator.fakes import FakeDecoder, FakeEncoder, FakeLlm, drain, text, until
 from tests.services.orchestrator.system import System
 from triptych.v1 import llm_pb2
 from triptych.v1 import orchestrator_pb2 as pb
@@ -104,6 +105,42 @@ async def test_full_queue_is_refused_at_once(system: System) -> None:
     await asyncio.gather(running, waiting)
     assert system.counted("requests_total", task="understand", status="OK") == 2
     assert system.counted("requests_total", task="understand", status="RESOURCE_EXHAUSTED") == 1
+
+
+async def test_messages_that_are_too_many_bytes_are_refused_at_once(system: System) -> None:
+    request = system.request("hello" * 1000, task="UNDERSTAND")
+    system.settings["max_admitted_bytes"] = 8000
+    system.llm.hold = asyncio.Event()
+    await system.start()
+    running = asyncio.create_task(system.respond(request))
+    await until(lambda: system.llm.num_running == 1)
+    assert system.counted("requests_bytes") == request.ByteSize()
+    error = await system.refused(request)
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "more than 8000" in str(error.details())
+    assert int(dict(error.trailing_metadata())["retry-after-ms"]) > 0
+    small = asyncio.create_task(system.respond(system.request("hello", task="UNDERSTAND")))
+    await until(lambda: system.llm.num_running == 2)
+    system.llm.hold.set()
+    await asyncio.gather(running, small)
+    assert system.counted("requests_bytes") == 0
+
+
+async def test_a_caller_who_stops_reading_gives_its_place_back(system: System) -> None:
+    async def flood(llm: FakeLlm) -> AsyncIterator[llm_pb2.GenerateResponse]:
+        for _ in range(1000):
+            yield text("x" * 100_000)
+
+    system.settings |= {"max_num_requests": 1, "write_timeout_s": 0.5}
+    system.llm.script = flood
+    await system.start()
+    call = system.stub.Respond(system.request("tell me", task="UNDERSTAND"))
+    await anext(aiter(call))
+    system.llm.script = FakeLlm.by_policy
+    responses = await system.respond(system.request("hello", task="UNDERSTAND"), timeout=5)
+    assert responses[-1].HasField("done")
+    assert system.counted("requests_total", task="understand", status="CANCELLED") == 1
+    await until(lambda: system.llm.num_running == 0)
 
 
 async def test_waiting_request_whose_deadline_passes_leaves_at_once(system: System) -> None:

@@ -145,7 +145,7 @@ def test_switched_off(clock: Clock) -> None:
 
 @pytest.mark.parametrize(
     ("error", "counted"),
-    [(TriptychError("bug"), (1, 1)), (InvalidArgument("x"), (1, 1)), (Cancelled("gone"), (0, 0)), (None, (1, 0))],
+    [(TriptychError("bug"), (1, 1)), (InvalidArgument("x"), (0, 0)), (Cancelled("gone"), (0, 0)), (None, (1, 0))],
 )
 def test_how_calls_count(clock: Clock, error: TriptychError | None, counted: tuple[int, int]) -> None:
     trials = beside(clock)
@@ -159,8 +159,19 @@ def test_how_calls_count(clock: Clock, error: TriptychError | None, counted: tup
     assert (record.num_calls, record.num_failed) == counted
 
 
+def test_an_excused_failure_is_off_the_record(clock: Clock) -> None:
+    trials = beside(clock)
+    calls(trials, NEW, good=1, bad=2)
+    trials.excuse("decoder", NEW)
+    record = trials.record("decoder", NEW)
+    assert (record.num_calls, record.num_failed, sum(record.failures)) == (2, 1, 1)
+    look(trials, OLD, NEW)
+    assert trials.fault("decoder", NEW) == ""
+
+
 def test_calls_of_unknown_generations_are_let_go(clock: Clock) -> None:
     trials = beside(clock)
     trials.ended("llm", "?", failed=True)
     trials.took("llm", "?", 1.0, 1)
+    trials.excuse("llm", "?")
     assert trials.record("llm", "?").num_calls == 0

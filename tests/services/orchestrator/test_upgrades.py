@@ -78,6 +78,39 @@ async def test_a_newcomer_that_fails_costs_nobody_anything(system: System, code:
     assert newcomer.num_calls == failed, "nothing goes there any more"
 
 
+@pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL])
+async def test_requests_that_fail_anywhere_are_no_fault_of_a_newcomer(system: System, code: grpc.StatusCode) -> None:
+    system.settings |= {"trial_share": 1.0, "trial_calls": 1000}
+    newcomer = await late(system)
+    for decoder in system.decoders:
+        decoder.errors = [(code, "not with this one")] * 100
+    while newcomer.num_calls < 5:
+        error = await system.refused(system.request("draw", task="GENERATE"))
+        assert error.code() == code
+    await asyncio.sleep(0.1)
+    assert (await standings(system))["sha256:d2d2"] == "TRIAL"
+    listed = await system.stub.ListComponents(pb.ListComponentsRequest())
+    assert [r.num_failed for r in listed.replicas if r.address == newcomer.address] == [0]
+
+
+async def test_a_newcomer_that_refuses_what_the_older_one_does(system: System) -> None:
+    system.settings |= {"trial_share": 1.0, "trial_calls": 1000}
+    newcomer = await late(system)
+    newcomer.errors = [(grpc.StatusCode.INVALID_ARGUMENT, "a bug")] * 100
+    while newcomer.num_calls < 2:
+        assert decoders(await system.respond(system.request("draw", task="GENERATE"))) == ["sha256:dddd"]
+    await asyncio.sleep(0.1)
+    assert (await standings(system))["sha256:d2d2"] == "QUARANTINED"
+
+
+async def test_a_caller_draws_no_lot_by_its_request_id(system: System) -> None:
+    system.settings |= {"trial_share": 0.5, "trial_calls": 1000}
+    newcomer = await late(system)
+    for _ in range(40):
+        await system.respond(system.request("draw", task="GENERATE"), metadata=(("x-request-id", "r1"),))
+    assert 5 < newcomer.num_calls < 35
+
+
 async def test_in_quarantine_it_still_serves_when_nobody_else_does(system: System) -> None:
     system.settings |= {"trial_share": 1.0}
     newcomer = await late(system)

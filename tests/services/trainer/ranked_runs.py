@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from services.trainer.config import Distribution
+from services.trainer.distribution import Distribution
 from services.trainer.launch import Rendezvous, launched
 from services.trainer.ranks import ALONE
 from tests.services.trainer.toy_ranks import SIZE, Run, train

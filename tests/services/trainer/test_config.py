@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from services.trainer.config import Recipe
 from services.trainer.recipe import read_recipe
-from tests.services.trainer.tiny_recipe import tiny_recipe
+from tests.services.trainer.tiny_recipe import GROUPS, tiny_recipe
 from triptych.errors import InvalidArgument
 from triptych.prompts import PromptTemplate
 
@@ -74,6 +74,7 @@ def test_recipes_that_ship(path: Path) -> None:
     assert recipe.name == path.stem
     if isinstance(recipe, Recipe):
         PromptTemplate(**recipe.template.model_dump())
+        recipe.check()
 
 
 @pytest.mark.parametrize(
@@ -113,13 +114,95 @@ def test_wrong_values_are_named(old: str, new: str, named: str, tmp_path: Path) 
         ("llm", {"num_heads": 4, "num_key_value_heads": 3}, "llm.num_heads 4"),
         ("llm", {"max_model_len": 64, "max_tokens": 128}, "llm.max_tokens 128"),
         ("encoder", {"image_size": 40}, "encoder.image_size 40"),
-        ("encoder", {"hidden_size": 15}, "encoder.hidden_size 15"),
+        ("encoder", {"num_heads": 3}, "encoder.hidden_size 16"),
+        ("llm", {"num_heads": 32, "num_key_value_heads": 32}, "llm.hidden_size 32 is no multiple of 64"),
+        ("unet", {"num_heads": 17}, "unet.num_heads 17 is more than the 16 channels"),
         ("multimodal", {"head_hidden_size": 9}, "multimodal.head_hidden_size 9"),
     ],
 )
 def test_impossible_combinations_are_named(stage: str, changed: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(named)):
         tiny_recipe(**{stage: changed})
+
+
+@pytest.mark.parametrize(
+    ("stage", "changed"),
+    [
+        ("template", {"num_img_tokens": 0}),
+        ("vae", {"block_out_channels": [10, 20]}),
+        ("vae", {"block_out_channels": []}),
+        ("vae", {"block_out_channels": [8] * 8}),
+        ("vae", {"latent_channels": 0}),
+        ("vae", {"learning_rate": float("inf")}),
+        ("vae", {"kl_weight": float("nan")}),
+        ("vae", {"gate": {"scenes_read": float("nan")}}),
+        ("unet", {"block_out_channels": [8, 16]}),
+        ("unet", {"num_heads": 0}),
+        ("unet", {"layers_per_block": 0}),
+        ("unet", {"conditioning_length": 1}),
+        ("unet", {"conditioning_size": 6}),
+        ("unet", {"text_layers": -1}),
+        ("encoder", {"patch_size": 0}),
+        ("encoder", {"hidden_size": 18}),
+        ("encoder", {"num_layers": 0}),
+        ("encoder", {"max_caption_tokens": 0}),
+        ("llm", {"num_layers": -1}),
+        ("llm", {"num_key_value_heads": 0}),
+        ("llm", {"intermediate_size": 0}),
+        ("multimodal", {"head_layers": 0}),
+        ("multimodal", {"head_heads": 0}),
+    ],
+)
+def test_sizes_that_no_model_has_are_named(stage: str, changed: dict[str, Any]) -> None:
+    (key,) = changed
+    with pytest.raises(ValidationError, match=rf"{stage}\.{key}"):
+        tiny_recipe(**{stage: changed})
+
+
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a b"])
+def test_names_are_those_of_folders(name: str) -> None:
+    with pytest.raises(ValidationError, match="name"):
+        tiny_recipe(name=name)
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        (
+            {"vae": {"gate": {"scenes_raed": 0.9}}},
+            "vae.gate names scenes_raed, known are scenes_read, backgrounds_read",
+        ),
+        ({"encoder": {"num_crowds": 0, "gate": {"words_right": 0.9}}}, "encoder.gate names words_right"),
+        ({"evaluate": {"gate": {"qestions": 0.9}}}, "evaluate.gate names qestions, known are questions, "),
+        ({"evaluate": {"gate": {"questions: colours": 0.9}}}, "evaluate.gate names questions: colours"),
+        ({"multimodal": {"groups": GROUPS[:1]}}, "multimodal.groups has none of draw, draw_crowd, edit, edit_crowd"),
+        ({"multimodal": {"groups": GROUPS[-1:]}}, "multimodal.groups has none of draw"),
+        ({"vae": {"distribution": {}}}, "vae.distribution: this stage trains in one process only"),
+        ({"handover": {"distribution": {"num_processes": 2}}}, "handover.distribution: this stage trains in one"),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_said_before_work(changed: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InvalidArgument, match=re.escape(complaint)):
+        tiny_recipe(**changed).check()
+
+
+def test_gates_of_every_figure_are_fine() -> None:
+    figures = dict.fromkeys(
+        ("answers_right", "draw_blocks_right", "draw_exact", "edit_blocks_right", "edit_exact"), 0.5
+    )
+    judged = {"questions": 0.9, "questions: colour": 0.5, "drawn scenes: task left to the model": 0.5}
+    tiny_recipe(multimodal={"gate": figures}, evaluate={"gate": judged}).check()
+
+
+def test_what_is_no_checkpoint_is_not_published_over(tmp_path: Path) -> None:
+    recipe = tiny_recipe(out=str(tmp_path / "out"))
+    recipe.check()
+    recipe.out.mkdir()
+    (recipe.out / "thesis.txt").touch()
+    with pytest.raises(InvalidArgument, match=r"out .*/out exists and is no checkpoint"):
+        recipe.check()
+    (recipe.out / "system.json").touch()
+    recipe.check()
 
 
 @pytest.mark.parametrize("stage", ["understanding", "multimodal"])

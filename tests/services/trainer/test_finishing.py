@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from services.trainer.config import Recipe
+from services.trainer.evaluators import BLOCKS, REPORTED
 from services.trainer.finishing import evaluate, export, publish
 from tests.services.trainer.tiny_recipe import tiny_recipe
 from tests.tiny import write_tiny_checkpoint
@@ -35,6 +36,11 @@ def test_the_report_is_written_and_the_gate_holds(tmp_path: Path) -> None:
     assert seen[-1] == {"step": 40, "steps": 40}
     values = json.loads((tmp_path / "evaluation.json").read_text())
     assert values["evaluators"]["blocks-questions"]["figures"]["questions"]["of"] == 20
+    for name in BLOCKS:  # what gates are checked against before work
+        assert set(values["evaluators"][name]["figures"]) <= set(REPORTED[name])
+        assert {figure for figure in REPORTED[name] if not figure.startswith("questions: ")} <= set(
+            values["evaluators"][name]["figures"]
+        )
     assert "Drawings of Blocks" in (tmp_path / "evaluation.html").read_text()
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.config import Distribution
+from services.trainer.config import Recipe
+from services.trainer.distribution import Distribution
 from services.trainer.launch import Rendezvous, command
 from services.trainer.pipeline import Running, failure_of, run_stages
 from services.trainer.progress import Lines
@@ -56,16 +57,20 @@ def test_several_nodes_need_a_place_to_meet(tmp_path: Path) -> None:
 
 
 def test_a_stage_for_one_process_says_so(tmp_path: Path) -> None:
-    """Through the trainer's own command, by two ranks: what they say, once, and not the launcher's page about it."""
+    """By the trainer's own command before any work; and by two ranks: what they say, once, and not the launcher's page
+    about it."""
     values = tiny_values(runs=str(tmp_path), vae={"distribution": {"num_processes": 2, "device": "cpu"}})
     path = tmp_path / "recipe.toml"
     path.write_text(toml(values))
     argv = [sys.executable, "-m", "services.trainer", str(path), "--threads", "1"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-2:]
-    assert last[0].startswith("error: stage vae failed (log: ")
-    assert last[1] == "error: vae.distribution: this stage trains in one process only"
+    said = "error: vae.distribution: this stage trains in one process only"
+    assert (done.returncode, done.stderr.strip()) == (2, said)
+    with pytest.raises(FailedPrecondition) as failed:
+        run_stages(Recipe.read(path), path, ["vae"], 1, Lines())
+    lines = str(failed.value).splitlines()
+    assert lines[0].startswith("stage vae failed (log: ")
+    assert lines[1:] == [said]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,7 @@ def test_who_is_not_to_blame_may_try_again(codes: tuple[int, ...], is_final: boo
     start = log.stat().st_size
     with log.open("a") as file:
         file.writelines(f"  rank      : 0\n  exitcode  : {code} (pid: 7)\n" for code in codes)
-    process = subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit(1)"], text=True)
+    process = subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit(1)"])
     process.wait()
     failure = failure_of(Running("vae", process, log, start, is_first=True))
     assert isinstance(failure, FailedPrecondition if is_final else Unavailable)

@@ -13,15 +13,33 @@ from typing import Any
 
 import pytest
 
+from services.trainer import pipeline
 from services.trainer.config import Recipe
-from services.trainer.stages import NEEDS, is_done
+from services.trainer.progress import Lines
+from services.trainer.stages import NEEDS, digest, is_done
+from tests.services.trainer.test_leash import wait_until_gone
+from tests.services.trainer.test_tuning import stand_in
 from tests.services.trainer.tiny_recipe import tiny_values
+from tests.services.trainer.tuned import recipe as tuning_recipe
 from triptych.card import read_card, verify_digest
+from triptych.errors import FailedPrecondition
 from triptych.up import check_checkpoint
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 600
 KINDS = ("encoder", "llm", "decoder")
+ONE_LONG_STAGE = """
+import sys
+from pathlib import Path
+from services.trainer import pipeline
+from services.trainer.progress import Lines
+from services.trainer.recipe import read_recipe
+
+stage = "import json, os, time; print(json.dumps(dict(step=1, steps=2, pid=os.getpid())), flush=True); time.sleep(300)"
+pipeline.command = lambda *_: [sys.executable, "-S", "-c", stage]
+path = Path(sys.argv[1])
+pipeline.run_stages(read_recipe(path), path, ["vae"], 1, Lines())
+"""
 
 
 def toml(values: dict[str, Any], prefix: str = "") -> str:
@@ -143,3 +161,29 @@ def test_a_stage_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "stage vae failed (log: " in errors
     assert "scenes_read" in errors
+
+
+@pytest.mark.timeout(60)
+def test_data_that_change_under_a_stage_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than to wait for ever for a stage of the new data, which is not started again."""
+    recipe = tuning_recipe(stand_in(tmp_path), runs=str(tmp_path / "runs"))
+    folder, index = recipe.folder / "all", tmp_path / "mix" / "index.json"
+    folder.mkdir(parents=True)
+    done = json.dumps({"digest": digest(recipe, "all"), "evaluation": {}, "seconds": 1})
+    stage = f"open({str(folder / 'done.json')!r}, 'w').write({done!r}); open({str(index)!r}, 'a').write(' ')"
+    monkeypatch.setattr(pipeline, "command", lambda *_: [sys.executable, "-S", "-c", stage])
+    with pytest.raises(FailedPrecondition, match="stage all ended well, but .* changed while it ran"):
+        pipeline.run_stages(recipe, tmp_path / "recipe.toml", ["all"], 1, Lines())
+    assert done == (folder / "done.json").read_text()
+
+
+def test_a_killed_trainer_takes_its_stage_along(tmp_path: Path) -> None:
+    """Else it would train on, beside the one that the next start of the same command brings."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(toml(tiny_values(runs=str(tmp_path / "runs"))))
+    trainer = subprocess.Popen([sys.executable, "-c", ONE_LONG_STAGE, str(path)], cwd=ROOT, stdout=subprocess.PIPE)
+    assert trainer.stdout is not None
+    stage = next(said["pid"] for said in map(json.loads, trainer.stdout) if "pid" in said)
+    trainer.kill()
+    trainer.wait()
+    wait_until_gone(stage)

@@ -11,14 +11,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from services.trainer.config import Distribution
+from services.trainer.distribution import Distribution
 from services.trainer.ranks import ALONE, is_lost_touch, joined
 from triptych.errors import InvalidArgument, Unavailable
 
 ROOT = Path(__file__).parents[3]
 ONE_IS_KILLED = """
 import os, signal, torch
-from services.trainer.config import Distribution
+from services.trainer.distribution import Distribution
 from services.trainer.ranks import joined
 with joined(Distribution(num_processes=2, device="cpu"), 200) as ranks:
     assert ranks.sum(torch.ones(1)).item() == 2

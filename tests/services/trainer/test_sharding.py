@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from services.trainer.config import Distribution
+from services.trainer.distribution import Distribution
 from services.trainer.objectives.base import Objective
 from services.trainer.ranks import ALONE, Ranks, joined
 from services.trainer.sharding import whole_weights

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from services.trainer.config import Recipe, Stage
+from services.trainer.gate import FIGURES
 from services.trainer.objectives.base import Objective
 from services.trainer.stages import BLOCKS, NEEDS, OBJECTIVES, STEPS, TASKS, digest, inputs, is_done
 from services.trainer.worker import run_stage
@@ -40,6 +41,8 @@ def test_every_objective_says_what_the_table_says() -> None:
         assert issubclass(loaded, Objective)
         assert (loaded.name, set(loaded.needs)) == (name, set(NEEDS[name]))
         assert isinstance(getattr(tiny_recipe(), name), Stage)
+        assert not loaded.is_distributed  # `Recipe.check` refuses a distribution of any of them
+    assert set(FIGURES) == set(OBJECTIVES)
 
 
 def test_needs_come_before_and_form_no_circle() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.trainer.config import Distribution
+from services.trainer.distribution import Distribution
 from services.trainer.launch import Rendezvous
 from services.trainer.ranks import ALONE, joined
 from services.trainer.states import States
@@ -86,15 +86,36 @@ def test_one_rank_goes_on_from_the_state_of_two(made: Mapping[str, Made], tmp_pa
     assert resumed.states == ["LAST", "step-00000018", "step-00000020"]
 
 
-def test_a_damaged_state_is_named(tmp_path: Path) -> None:
-    states = States(tmp_path, "d", ALONE, keep=1)
+def saved(folder: Path) -> Path:
+    """The state of step 3."""
+    states = States(folder, "d", ALONE, keep=1)
     states.open()
     states.save(3, {"weights": torch.ones(1000)})
     states.finish()
-    path = tmp_path / "step-00000003" / "__0_0.distcp"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="step-00000003 cannot be read: rank 0: "):
-        states.load(3, {"weights": torch.zeros(1000)})
+    return folder / "step-00000003"
+
+
+@pytest.mark.parametrize("left", [None, 0.0, 0.5], ids=["missing", "empty", "truncated"])
+@pytest.mark.parametrize("name", ["about.json", ".metadata", "__0_0.distcp"])
+def test_a_damaged_state_is_named(name: str, left: float | None, tmp_path: Path) -> None:
+    path = saved(tmp_path) / name
+    data = path.read_bytes()
+    path.unlink() if left is None else path.write_bytes(data[: int(left * len(data))])
+    states = States(tmp_path, "d", ALONE, keep=1)
+    with pytest.raises(CheckpointError, match=r"step-00000003 cannot be read.*: [^: ]+.*[^: ]$"):  # with a reason
+        step = states.open()
+        assert step == 3
+        states.load(step, {key: torch.zeros(shape) for key, shape in states.tensors(step).items()})
+    assert path.parent.is_dir()
+
+
+@pytest.mark.parametrize("last", ["", "step-00000004"])
+def test_a_mark_that_names_no_state_costs_none(last: str, tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    (tmp_path / "LAST").write_text(f"{last}\n")
+    with pytest.raises(CheckpointError, match="cannot be read, though LAST names it"):
+        States(tmp_path, "d", ALONE, keep=1).open()
+    assert path.is_dir()
 
 
 def test_what_is_saved_is_what_was_there_when_saving_began(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
+from safetensors.numpy import save_file
 
-from services.trainer.config import Distribution
+from services.trainer.distribution import Distribution
 from services.trainer.recipe import read_recipe
 from services.trainer.tuning import TuningRecipe, TuningStage
 from tests.services.trainer.tuned import LORA, STAGE, recipe
@@ -26,8 +28,13 @@ def stand_in(root: Path, num_samples: int = 100) -> Path:
     digests = {"encoder": "a", "llm": "b", "decoder": "c"}
     (root / "genllava" / "system.json").write_text(json.dumps({"digests": digests}))
     (root / "mix").mkdir()
+    shard = {"file": "shard-00000.tar", "num_bytes": 0}
     index = {"groups": {"llava": "understanding", "pretrain": "generation"}, "num_samples": num_samples}
-    (root / "mix" / "index.json").write_text(json.dumps(index))
+    (root / "mix" / "index.json").write_text(json.dumps({**index, "shards": [{**shard, "samples": num_samples}]}))
+    (root / "mix" / "shard-00000.tar").touch()
+    rows = [{"task": "understand", "group": "understanding"}, {"task": "generate", "group": "generation"}]
+    samples = [rows[number % 2] for number in range(num_samples)]
+    (root / "mix" / "shard-00000.json").write_text(json.dumps({"samples": samples}))
     return root
 
 
@@ -95,7 +102,7 @@ def test_what_is_not_there_is_said_before_work(tmp_path: Path) -> None:
         ({"held_out": 97}, "all: batch_size 4 and held_out 97 are more than the 100 samples"),
         ({"stages": [{**STAGE, "groups": ["editing"]}]}, r"all: groups \['editing'\]: the mix has"),
         ({"stages": [{**STAGE, "data": str(root / "other")}]}, r"other is no finished mix"),
-        ({"evaluate": {"data": {"vqb": str(root)}}}, r"evaluate.data: unknown evaluator 'vqb', known: blocks-"),
+        ({"evaluate": {"data": {"vqb": str(root)}}}, r"evaluate.data: unknown evaluator 'vqb', known: vqa, "),
         ({"evaluate": {"data": {"vqa": str(root / "none")}}}, r"vqa's folder .*none does not exist"),
     ):
         with pytest.raises(InvalidArgument, match=complaint):
@@ -107,6 +114,77 @@ def test_what_is_not_there_is_said_before_work(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="has no decoder to draw with"):
         recipe(root).check()
     recipe(root, {"train": ["llm"], "tasks": ["understand"]}).check()
+
+
+@pytest.mark.parametrize(
+    ("stages", "changed", "complaint"),
+    [
+        ([{}, {"tasks": ["edit"]}], {}, "stage1: batch_size 4, but the mix has 0 samples of tasks ['edit']"),
+        (
+            [{"train": ["llm"], "tasks": ["generate"], "groups": ["understanding"]}],
+            {},
+            "stage0: batch_size 4, but the mix has 0 samples of tasks ['generate'] in groups ['understanding']",
+        ),
+        ([{"tasks": ["understand", "edit"]}], {}, "stage0: train has the head, but the data have no pictures to draw"),
+        (
+            [{"gate": {"tokens_rihgt": 0.5}}],
+            {},
+            "stage0: gate names tokens_rihgt, known are understanding, tokens_right",
+        ),
+        ([{"gate": {"tokens_right": 0.5}}], {"held_out": 0}, "stage0: gate names tokens_right, known are none"),
+        (
+            [{"train": ["llm"], "tasks": ["understand"], "gate": {"generation": 0.5}}],
+            {},
+            "stage0: gate names generation, known are understanding, tokens_right",
+        ),
+        ([{}], {"evaluate": {"gate": {"VQA accuracy": 0.5}}}, "evaluate.gate names VQA accuracy, known are underst"),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_said_before_work(
+    stages: list[dict[str, Any]], changed: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    named = [{**stage, "name": f"stage{number}"} for number, stage in enumerate(stages)]
+    with pytest.raises(InvalidArgument, match=re.escape(complaint)):
+        recipe(stand_in(tmp_path), *named, **changed).check()
+
+
+def test_a_recipe_s_own_mix_is_looked_at_as_soon_as_it_is_there(tmp_path: Path) -> None:
+    root = stand_in(tmp_path)
+    edits = {"name": "edits", "train": ["llm"], "tasks": ["edit"]}
+    own = recipe(root, {}, edits, data=None, mix=str(ROOT / "recipes" / "mixes" / "gvit.toml"), runs=str(root / "runs"))
+    own.check()
+    (own.folder / "mix").mkdir(parents=True)
+    (root / "mix").rename(own.folder / "mix" / "out")
+    own.check()  # it may be of other settings
+    (own.folder / "mix" / "done.json").write_text(json.dumps({"digest": own.digest("mix")}))
+    with pytest.raises(InvalidArgument, match=r"edits: batch_size 4, but the mix has 0 samples of tasks \['edit'\]"):
+        own.check()
+
+
+def test_gates_of_every_figure_are_fine(tmp_path: Path) -> None:
+    root = stand_in(tmp_path)
+    figures = {"understanding": 0.0, "tokens_right": 0.5, "generation": 0.0}
+    judged = {"data": {"vqa": str(root)}, "gate": {**figures, "VQA accuracy": 0.5, "VQA accuracy: number": 0.5}}
+    recipe(root, {"gate": figures}, evaluate=judged).check()
+
+
+def test_adapters_are_for_layers_that_the_base_has(tmp_path: Path) -> None:
+    root = stand_in(tmp_path)
+    block = "model.layers.0.self_attn"
+    shapes = {f"{block}.q_proj.weight": (2, 2), f"{block}.norm.weight": (2,), "model.embed_tokens.weight": (2, 2)}
+    weights = {name: np.zeros(shape, np.float16) for name, shape in shapes.items()}
+    save_file(weights, root / "genllava" / "llm" / "model-00001-of-00001.safetensors")
+    recipe(root, {"lora": {**LORA, "targets": ["q_proj"]}}).check()
+    later = {"name": "later", "lora": {**LORA, "targets": ["q_proj", "c_attn", "embed_tokens"]}}
+    with pytest.raises(InvalidArgument, match=r"later: lora.targets \['c_attn', 'embed_tokens'\]: .* are \['q_proj'\]"):
+        recipe(root, {}, later).check()
+
+
+def test_what_is_no_checkpoint_is_not_published_over(tmp_path: Path) -> None:
+    root = stand_in(tmp_path)
+    (root / "out").mkdir()
+    with pytest.raises(InvalidArgument, match=r"out .*/out exists and is no checkpoint"):
+        recipe(root).check()
 
 
 def test_digests(tmp_path: Path) -> None:

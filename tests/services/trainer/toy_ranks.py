@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from services.trainer.config import Distribution, Stage
+from services.trainer.config import Stage
+from services.trainer.distribution import Distribution
 from services.trainer.objectives.base import Objective
 from services.trainer.ranks import ALONE, Ranks, joined
 from services.trainer.train import train_stage

@@ -67,6 +67,7 @@ def write_mix(root: Path, base: Path, num: int = 6) -> Path:
                 "tokenizer": str(base / "llm"),
                 "num_image_tokens": folders.NUM_PATCHES,
                 "max_tokens": folders.LLM_SIZES["max_position_embeddings"],
+                "template": "genllava",
             },
             "samples_per_shard": 7,
         }

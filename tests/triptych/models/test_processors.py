@@ -101,8 +101,19 @@ def test_grey_and_transparent_pictures_become_rgb() -> None:
         {"do_normalize": False},
         {"do_rescale": False},
         {"rescale_factor": 1 / 127.5},
+        {"rescale_factor": None},
+        {"do_pad": True},  # square by borders, as LLaVA's own code can
+        {"do_center_crop": True, "size": None, "crop_size": 32},
+        {"do_center_crop": True, "size": [32, 32], "crop_size": 32},
+        {"do_center_crop": True, "size": 32, "crop_size": None},
+        {"size": {"height": "wide", "width": "wide"}},
+        {"resample": "bicubic"},
+        {"resample": 99},
+        {"image_mean": 0.5},
+        {"image_mean": [0.5]},
+        {"image_std": [0.5] * 4},
     ],
-    ids=lambda changed: next(iter(changed)),
+    ids=str,
 )
 def test_what_this_class_does_not_do_is_refused(changed: dict[str, object], tmp_path: Path) -> None:
     path = tmp_path / "preprocessor_config.json"

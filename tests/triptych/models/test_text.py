@@ -100,3 +100,11 @@ def test_broken_folders_are_named(name: str, damage: str, tmp_path: Path) -> Non
         path.write_text(text[: len(text) // 2], encoding="utf-8")
     with pytest.raises(CheckpointError, match=str(path)):
         TextCodec.load(tmp_path)
+
+
+def test_what_users_write_is_not_kept() -> None:
+    codec = tiny_codec()
+    codec.encode("a short one")
+    assert codec._encode_short.cache_info().currsize == 1
+    assert codec.encode("long " * 200) == codec.encode("long " * 200)
+    assert codec._encode_short.cache_info().currsize == 1

@@ -15,29 +15,32 @@ from triptych.errors import InvalidArgument
 from triptych.models import triton_model
 from triptych.models.triton_repository import TritonConfig, graph_path, write_repository
 
+DIGEST = "sha256:0123456789abcdef"
+MODEL = "encoder_0123456789ab"
+
 
 def written(folder: Path, config: TritonConfig) -> Any:
-    graph_path(folder).write_bytes(b"graph")
-    write_repository(folder, config, (3, 32, 32), (4, 16), "sha256:abc")
-    text = (folder / "encoder" / "config.pbtxt").read_text()
+    graph_path(folder, DIGEST).write_bytes(b"graph")
+    write_repository(folder, config, (3, 32, 32), (4, 16), DIGEST)
+    text = (folder / MODEL / "config.pbtxt").read_text()
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
 def test_config(tmp_path: Path) -> None:
     config = written(tmp_path, TritonConfig(max_batch_size=8, max_queue_delay_ms=2.5))
-    assert (config.name, config.backend, config.max_batch_size) == ("encoder", "onnxruntime", 8)
+    assert (config.name, config.backend, config.max_batch_size) == (MODEL, "onnxruntime", 8)
     assert config.dynamic_batching.max_queue_delay_microseconds == 2500
     (pixel_values,), (embeddings,) = config.input, config.output
     assert (pixel_values.name, list(pixel_values.dims)) == ("pixel_values", [3, 32, 32])
     assert (embeddings.name, list(embeddings.dims)) == ("embeddings", [4, 16])
     assert pixel_values.data_type == embeddings.data_type == model_config_pb2.TYPE_FP32
-    assert config.parameters["component_digest"].string_value == "sha256:abc"
-    assert sorted(path.name for path in (tmp_path / "encoder" / "1").iterdir()) == ["model.onnx"]
+    assert config.parameters["component_digest"].string_value == DIGEST
+    assert sorted(path.name for path in (tmp_path / MODEL / "1").iterdir()) == ["model.onnx"]
 
 
 def test_python_backend_brings_its_model(tmp_path: Path) -> None:
     assert written(tmp_path, TritonConfig(backend="python")).backend == "python"
-    assert sorted(path.name for path in (tmp_path / "encoder" / "1").iterdir()) == ["model.onnx", "model.py"]
+    assert sorted(path.name for path in (tmp_path / MODEL / "1").iterdir()) == ["model.onnx", "model.py"]
 
 
 def test_unknown_backend() -> None:

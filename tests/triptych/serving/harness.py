@@ -67,7 +67,13 @@ NAMES = ["triptych.v1.LlmService"]
 
 @asynccontextmanager
 async def serving(
-    llm: Llm | None = None, encoder: Any = None, *, ready: bool = True, metrics: Metrics | None = None, **config: Any
+    llm: Llm | None = None,
+    encoder: Any = None,
+    *,
+    ready: bool = True,
+    metrics: Metrics | None = None,
+    write_timeout_s: float | None = None,
+    **config: Any,
 ) -> AsyncIterator[tuple[GrpcServer, grpc.aio.Channel]]:
     """The server and a channel to it."""
 
@@ -77,7 +83,7 @@ async def serving(
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(encoder or Encoder(), server)
 
     settings = TestConfig(**({"max_message_bytes": MAX_BYTES} | config))
-    server = GrpcServer(settings, add, NAMES, metrics=metrics, replica_id="r1")
+    server = GrpcServer(settings, add, NAMES, metrics=metrics, replica_id="r1", write_timeout_s=write_timeout_s)
     address = await server.start()
     if ready:
         await server.set_ready()

@@ -1,7 +1,9 @@
 """What every call gets: status codes, request ids, one log line, metrics, prompt cleanup."""
 
 import asyncio
+import gc
 import logging
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -84,6 +86,30 @@ async def test_a_bug_is_internal_and_leaks_nothing(error: Exception, caplog: pyt
     assert f"request id {request}" in (status.details() or "")
     assert "secret" not in (status.details() or "")
     assert [r.exc_info[1] for r in caplog.records if r.exc_info] == [error]
+
+
+async def test_a_refused_request_is_let_go_without_the_garbage_collector() -> None:
+    requests = []
+
+    class Refusing(Encoder):
+        async def Encode(self, request: Any, context: Any) -> AsyncIterator[encoder_pb2.EncodeResponse]:
+            requests.append(request)
+            try:
+                raise ZeroDivisionError
+            except ZeroDivisionError as error:
+                raise errors.ResourceExhausted("full") from error
+            yield
+
+    gc.disable()
+    try:
+        async with serving(encoder=Refusing()) as (_, channel):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await anext(aiter(encoder_pb2_grpc.EncoderServiceStub(channel).Encode(TWO_IMAGES)))
+            await asyncio.sleep(0.1)
+            num_references = sys.getrefcount(requests[0])
+        assert num_references == 2, "the list, and the question itself"
+    finally:
+        gc.enable()
 
 
 async def test_what_nobody_wrote_is_unimplemented() -> None:

@@ -150,3 +150,9 @@ async def test_watching_ends_the_answer() -> None:
             seen.append(event)
     assert seen == [1]
     assert closed.is_set()
+
+
+async def test_nobody_waits_for_an_engine_that_has_stopped(engine: Engine) -> None:
+    await engine.loop.stop()
+    with pytest.raises(Unavailable, match="has stopped"):
+        await engine.all(Count(1))

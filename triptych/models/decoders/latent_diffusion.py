@@ -6,7 +6,13 @@ from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.schedulers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
+from diffusers.schedulers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+)
 from torch import Tensor
 
 from triptych.errors import CheckpointError
@@ -48,6 +54,26 @@ class LatentDiffusion(Component):
     def noise_scheduler(self) -> Any:
         """A fresh scheduler: its step state belongs to one request (PNDM keeps a history)."""
         return NOISE_SCHEDULERS[self.noise_schedule["_class_name"]].from_config(self.noise_schedule)
+
+    def denoising_schedule(self, num_inference_steps: int) -> Any:
+        """A fresh scheduler with its timesteps set.
+
+        diffusers' trailing ones come from a range of floats, which for some numbers (61, 103) goes on to -1. That is no
+        noise level: what has been drawn would be lost there.
+        """
+        scheduler = self.noise_scheduler()
+        scheduler.set_timesteps(num_inference_steps)
+        num_steps = int((scheduler.timesteps >= 0).sum())
+        if num_steps < len(scheduler.timesteps):
+            scheduler.timesteps = scheduler.timesteps[:num_steps]
+            if hasattr(scheduler, "sigmas"):  # one more than steps: the last is what remains
+                scheduler.sigmas = torch.cat([scheduler.sigmas[:num_steps], scheduler.sigmas[-1:]])
+        return scheduler
+
+    def forward_process(self) -> DDPMScheduler:
+        """What adds noise in training: the schedule's own, whatever sampler it names. Samplers number noise levels as
+        they go through them, and some scale pictures by themselves."""
+        return DDPMScheduler.from_config(self.noise_schedule)
 
     def forward(self, latents_BCHW: Tensor, timesteps_B: Tensor, conditioning_BLC: Tensor) -> Tensor:
         """Predicted noise, same shape as the latents."""

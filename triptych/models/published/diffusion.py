@@ -15,7 +15,7 @@ from triptych.models.base import GenerationHead
 from triptych.models.decoder_stage import DecoderStage
 from triptych.models.decoders.latent_diffusion import LatentDiffusion
 from triptych.models.json_file import read_json
-from triptych.models.published.config import parse_config
+from triptych.models.published.config import naming, parse_config
 from triptych.models.published.keys import PLAIN, TEXT_ENCODER, VAE, Spelling, match
 from triptych.models.published.shards import write_shards
 from triptych.models.published.stored import StoredTensor, read_stored
@@ -42,10 +42,9 @@ class PublishedDiffusion:
         unet, unet_tensors = _open(UNet2DConditionModel, folder / "unet", PLAIN)
         vae, vae_tensors = _open(AutoencoderKL, folder / "vae", VAE)
         schedule = folder / "scheduler" / "scheduler_config.json"
-        try:
+        with naming(schedule):
             decoder = LatentDiffusion(unet, vae, read_json(schedule)).eval()
-        except ValueError as error:
-            raise CheckpointError(f"{schedule}: {error}") from error
+            decoder.noise_scheduler()  # made anew for every picture; what is wrong with it is said here
         null = _null_conditioning(folder)
         _check_fit(folder, unet.config, vae.config, null.shape[-1])
         return cls(decoder, unet_tensors, vae_tensors, null)
@@ -70,10 +69,8 @@ def _open(model_class: type[M], folder: Path, spelling: Spelling) -> tuple[M, di
     if values.get("_class_name") != model_class.__name__:
         raise CheckpointError(f"{path}: _class_name is {values.get('_class_name')!r}, must be {model_class.__name__!r}")
     config_class: Any = model_class
-    try:
+    with naming(path):
         module: M = build_empty(lambda: config_class.from_config(values))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
     return module, match(read_stored(folder, (STEM,)), module, spelling, folder)
 
 
@@ -83,7 +80,8 @@ def _null_conditioning(folder: Path) -> Tensor:
     if values.get("model_type") != CLIPTextConfig.model_type:
         raise CheckpointError(f"{path}: model_type is {values.get('model_type')!r}, must be 'clip_text_model'")
     config = parse_config(CLIPTextModel, values, path)
-    encoder = build_empty(lambda: CLIPTextModel(config))
+    with naming(path):
+        encoder = build_empty(lambda: CLIPTextModel(config))
     tensors = read_stored(path.parent, ("model", "pytorch_model"))
     stream(encoder, match(tensors, encoder, TEXT_ENCODER, path.parent))
     for name in ("vocab.json", "merges.txt"):

@@ -1,9 +1,9 @@
-"""A checkpoint under way: a folder beside the one that is asked for, which takes its name when all is well."""
+"""A checkpoint under way: a hidden folder beside the one that is asked for, which takes its name when all is well."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from triptych.errors import CheckpointError, InvalidArgument
 
@@ -25,15 +25,15 @@ def check_free(out: Path) -> None:
 
 @contextmanager
 def draft(out: Path) -> Iterator[Path]:
-    """A new folder that becomes `out` when the block ends, and vanishes when it fails. A crash leaves it, and the next
-    attempt clears it away."""
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
+    """A new folder that becomes `out` when the block ends, and vanishes when it fails; nobody else's has its name.
+
+    A process that is killed leaves `.NAME.*.partial`. Raises InvalidArgument when there is an `out` by the end.
+    """
+    with TemporaryDirectory(
+        prefix=f".{out.name}.", suffix=".partial", dir=out.absolute().parent, ignore_cleanup_errors=True
+    ) as private:
+        folder = Path(private) / out.name
+        folder.mkdir()  # with the rights of any new folder, where the one around it is its owner's only
+        yield folder
         check_free(out)
-        partial.rename(out)
-    except BaseException:  # also Ctrl-C: nothing half-written is left behind
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        folder.rename(out)

@@ -15,7 +15,7 @@ from triptych.models.published.diffusion import PublishedDiffusion
 from triptych.models.published.draft import check_free, check_sources, draft
 from triptych.models.published.llm import PublishedLlm
 from triptych.models.published.vision import PublishedVision
-from triptych.prompts import PromptTemplate
+from triptych.prompts import TEMPLATES
 
 NAME = "genllava"
 
@@ -28,7 +28,7 @@ def import_genllava(vision: Path, llm: Path, diffusion: Path, out: Path, seed: i
     """
     check_free(out)
     check_sources(vision=vision, llm=llm, diffusion=diffusion)
-    seen, spoken = PublishedVision.open(vision), PublishedLlm.open(llm, PromptTemplate(), seed)
+    seen, spoken = PublishedVision.open(vision), PublishedLlm.open(llm, TEMPLATES[NAME], seed)
     drawn = PublishedDiffusion.open(diffusion)
     hidden_size = spoken.llm.hidden_size
     with torch.random.fork_rng(devices=[]):

@@ -12,6 +12,7 @@ from triptych.errors import CheckpointError
 from triptych.models.cards import CardWriter, Defaults, Spaces
 from triptych.models.json_file import read_json
 from triptych.models.projectors.mlp import MlpProjector
+from triptych.models.published.config import read_part
 from triptych.models.published.draft import check_free, check_sources, draft
 from triptych.models.published.keys import LLAVA, match, under
 from triptych.models.published.llm import PublishedLlm, empty_llm
@@ -50,8 +51,8 @@ class PublishedLlava:
         path = folder / "config.json"
         values = read_json(path)
         _check(values, path)
-        tower = empty_tower(_part(values, "vision_config", path), path, values.get("vision_feature_layer", -2))
-        llm = empty_llm({"model_type": "llama", **_part(values, "text_config", path)}, path)
+        tower = empty_tower(read_part(values, "vision_config", path), path, values.get("vision_feature_layer", -2))
+        llm = empty_llm({"model_type": "llama", **read_part(values, "text_config", path)}, path)
         projector = MlpProjector(MlpProjector.Config(input_size=tower.embed_dim, hidden_size=llm.hidden_size))
         parts = nn.ModuleDict({"vision": tower.vision, "projector": projector, "llm": llm.causal_lm})
         tensors = match(read_stored(folder, ("model", "pytorch_model")), parts, LLAVA, folder)
@@ -90,19 +91,12 @@ def _check(values: dict[str, Any], path: Path) -> None:
     if not isinstance(layer := values.get("vision_feature_layer", -2), int):
         raise CheckpointError(f"{path}: vision_feature_layer is {layer!r}, must be one number")
     strategy = values.get("vision_feature_select_strategy", "default")
-    tower = _part(values, "vision_config", path).get("model_type")
-    if CLASS_TOKEN.get(strategy) != tower:
+    tower = read_part(values, "vision_config", path).get("model_type")
+    if CLASS_TOKEN.get(str(strategy)) != tower:
         raise CheckpointError(
             f"{path}: vision_feature_select_strategy is {strategy!r} with {tower!r}; CLIP's class token is left out "
             "('default'), SigLIP has none ('full')"
         )
-
-
-def _part(values: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
-    part = values.get(key)
-    if not isinstance(part, dict):
-        raise CheckpointError(f"{path}: no {key!r}")
-    return part
 
 
 def _fill(projector: MlpProjector, tensors: dict[str, StoredTensor]) -> torch.dtype:

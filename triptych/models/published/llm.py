@@ -10,7 +10,7 @@ from triptych.models import LLMS
 from triptych.models.json_file import read_json
 from triptych.models.llm_stage import LlmStage
 from triptych.models.llms.causal import CausalLlm
-from triptych.models.published.config import parse_config
+from triptych.models.published.config import naming, parse_config
 from triptych.models.published.keys import PLAIN, match
 from triptych.models.published.shards import write_shards
 from triptych.models.published.stored import StoredTensor, read_stored
@@ -71,4 +71,5 @@ def empty_llm(values: dict[str, Any], where: Path) -> CausalLlm:
     config = parse_config(llm_class.causal_lm_class, values, where)
     if config.tie_word_embeddings:
         raise CheckpointError(f"{where}: tie_word_embeddings is true, new tokens need rows of their own at both ends")
-    return build_empty(lambda: llm_class(config))
+    with naming(where):
+        return build_empty(lambda: llm_class(config))

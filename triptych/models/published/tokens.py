@@ -90,7 +90,7 @@ def _grown(rows: Tensor, num_known: int, num_rows: int, seed: int) -> Tensor:
 
 def _without_prefix(values: dict[str, Any]) -> dict[str, Any]:
     """Llama's and Mistral's tokenizers put a space in front of every text they are given. Our prompts come in pieces,
-    and a template says itself where there is a space: with the space left out, the pieces' ids are the whole text's."""
+    and the template writes the spaces: with this one left out, pieces that begin with theirs have the whole's ids."""
     values = {**values}
     normalizer = values.get("normalizer") or {}
     parts = normalizer.get("normalizers", [normalizer] if normalizer else [])

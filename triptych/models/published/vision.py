@@ -14,7 +14,7 @@ from triptych.models.encoder_stage import EncoderStage
 from triptych.models.encoders.tower import VisionTower
 from triptych.models.json_file import read_json
 from triptych.models.processors import ImageProcessor
-from triptych.models.published.config import parse_config
+from triptych.models.published.config import naming, parse_config, read_part
 from triptych.models.published.keys import VISION, match
 from triptych.models.published.shards import write_shards
 from triptych.models.published.stored import StoredTensor, read_stored
@@ -34,7 +34,7 @@ class PublishedVision:
         """Reads configs and headers. Raises CheckpointError naming the file, or the keys that do not fit."""
         path = folder / "config.json"
         values = read_json(path)
-        tower = empty_tower(values.get("vision_config", values), path)
+        tower = empty_tower(read_part(values, "vision_config", path) if "vision_config" in values else values, path)
         tensors = match(read_stored(folder, ("model", "pytorch_model")), tower.vision, VISION, folder)
         return cls(tower, read_processor(folder, tower), tensors)
 
@@ -55,10 +55,8 @@ def empty_tower(values: dict[str, Any], where: Path, feature_layer: int = -2) ->
     except ValueError as error:
         raise CheckpointError(f"{where}: model_type of the vision tower: {error}") from error
     config = parse_config(encoder_class.vision_class, values, where)
-    try:
+    with naming(where):
         return build_empty(lambda: encoder_class(config, feature_layer))
-    except ValueError as error:
-        raise CheckpointError(f"{where}: {error}") from error
 
 
 def read_processor(folder: Path, tower: VisionTower) -> ImageProcessor:

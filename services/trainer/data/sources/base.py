@@ -56,7 +56,7 @@ class Source(ABC):
         if not path.exists():
             raise InvalidArgument(f"source {name}: {path} does not exist")
         self.check_pictures()
-        if next(self.entries(), None) is None:
+        if not any(True for _ in self.entries()):
             raise InvalidArgument(f"source {name}: {path} is empty")
 
     def check_pictures(self) -> None:
@@ -92,7 +92,7 @@ def first_of(values: Any, key: str) -> str:
 
 def drawn(choices: Sequence[str], seed: str) -> str:
     """One of them, by seed alone."""
-    digest = hashlib.sha256(seed.encode()).digest()
+    digest = hashlib.sha256(seed.encode("utf-8", "surrogatepass")).digest()
     return choices[int.from_bytes(digest[:8], "big") % len(choices)]
 
 

@@ -19,6 +19,7 @@ from services.trainer.data.pictures import read_picture
 from services.trainer.data.records import BadRecord, Record
 from services.trainer.data.sources.base import Source, SourceConfig, below
 from triptych.prompts import Message, Picture
+from triptych.rgb import as_rgb
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 PROMPT = (
@@ -71,7 +72,7 @@ class GeneratedSource(Source):
 
     def _jpeg(self, name: str) -> bytes:
         data = read_picture(below(self.config.path, name)).data
-        image = Image.open(io.BytesIO(data)).convert("RGB")
+        image = as_rgb(Image.open(io.BytesIO(data)))
         image.thumbnail((self.config.max_side, self.config.max_side))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=90)

@@ -32,26 +32,29 @@ class InstructPix2PixSource(Source):
         return self.config.path
 
     def entries(self) -> Iterator[Any]:
-        for folder, seeds in self._prompts():
-            yield from ((folder, seed) for seed in seeds[: self.config.max_pairs])
+        """Tuples of folder and seed; what is no folder with seeds, as it stands in the list."""
+        for item in self._prompts():
+            match item:
+                case [str() as folder, [_, *_] as seeds]:
+                    yield from ((folder, str(seed)) for seed in seeds[: self.config.max_pairs])
+                case _:
+                    yield item
 
-    def _prompts(self) -> Iterator[tuple[str, list[str]]]:
+    def _prompts(self) -> Iterator[Any]:
         root = self.config.path
         if (root / "seeds.json").is_file():
             listed = json_value(root / "seeds.json")
             if not isinstance(listed, list):
                 raise InvalidArgument(f"{root / 'seeds.json'} is no JSON list")
-            for item in listed:
-                folder, seeds = item if isinstance(item, list) and len(item) == 2 else (item, None)
-                if not isinstance(folder, str) or not isinstance(seeds, list):
-                    raise InvalidArgument(f"{root / 'seeds.json'}: {str(item)[:100]} is not [folder, [seed, ...]]")
-                yield folder, [str(seed) for seed in seeds]
+            yield from listed
             return
         for prompt in sorted(root.rglob("prompt.json")):
-            seeds = sorted(path.name.removesuffix(BEFORE) for path in prompt.parent.glob(f"*{BEFORE}"))
-            yield prompt.parent.relative_to(root).as_posix(), seeds
+            seeds = {path.name.removesuffix(end) for end in (BEFORE, AFTER) for path in prompt.parent.glob(f"*{end}")}
+            yield [prompt.parent.relative_to(root).as_posix(), sorted(seeds)]
 
     def record(self, entry: Any, position: int) -> Record:
+        if not isinstance(entry, tuple):
+            raise _without_pairs(entry)
         folder, seed = entry
         path = below(self.config.path, f"{folder}/prompt.json")
         if not path.is_file():
@@ -68,3 +71,11 @@ class InstructPix2PixSource(Source):
         made = Record(f"{folder}/{seed}", "edit", messages, pictures)
         made.check()
         return made
+
+
+def _without_pairs(item: Any) -> BadRecord:
+    match item:
+        case [str() as folder, []]:
+            return BadRecord("picture missing", f"{folder} has no pairs")
+        case _:
+            return BadRecord("malformed", f"{str(item)[:100]} is not [folder, [seed, ...]]")

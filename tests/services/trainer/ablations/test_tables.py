@@ -201,3 +201,12 @@ def test_wrong_tables_are_refused(old: str, new: str, message: str, tmp_path: Pa
     (tmp_path / "order.toml").write_text(text.replace(old, new))
     with pytest.raises(InvalidArgument, match=re.escape(message)):
         Table.read(tmp_path / "order.toml")
+
+
+@pytest.mark.parametrize("option", ["--side-by-side", "--steps"])
+@pytest.mark.parametrize("number", ["0", "-5"])
+def test_numbers_below_one_are_refused(option: str, number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(TABLES / "order.toml"), option, number])
+    assert ended.value.code == 2
+    assert f"argument {option}: {number} is below 1" in capsys.readouterr().err

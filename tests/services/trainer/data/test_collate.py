@@ -1,9 +1,12 @@
 """What is learned of a sample is what the assistant says in it: its words, its drawings, the end of its turns."""
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from services.trainer.data.catalogue import Catalogue
 from services.trainer.data.collate import Collator
@@ -30,8 +33,6 @@ def collator(tuning_root: Path, llm: LlmStage) -> Collator:
 
 
 def encoded(seed: int) -> bytes:
-    import io
-
     file = io.BytesIO()
     draw(seed).save(file, "PNG")
     return file.getvalue()
@@ -126,3 +127,15 @@ def test_the_catalogue_knows_each_sample(tuning_root: Path, collator: Collator) 
     assert never == catalogue.held_out(3, 0) != catalogue.held_out(3, 1)
     with pytest.raises(InvalidArgument, match="held_out is 24, but there are 24 samples"):
         catalogue.held_out(24, 0)
+
+
+def test_pictures_are_seen_as_in_serving(collator: Collator) -> None:
+    """What is transparent is white, in what is looked at and in what is to be drawn."""
+    file = io.BytesIO()
+    Image.new("RGBA", (20, 20), (0, 0, 0, 0)).save(file, "PNG")
+    said = (Message("user", (Picture(0), "make it the same")), Message("assistant", (Picture(1),)))
+    edit = replace(sample("edit", said, 2), pictures=(file.getvalue(),) * 2)
+    batch = collator([("a", edit)])
+    white = collator.processor([Image.new("RGB", (20, 20), "white")])
+    assert torch.equal(batch.pixel_values, white)
+    assert batch.targets.unique().tolist() == [1.0]

@@ -1,4 +1,4 @@
-"""Labels stand where LLaVA's published training code puts them, for both of its templates, whatever the tokenizer."""
+"""Labels stand where LLaVA's published training code puts them, for all templates, whatever the tokenizer."""
 
 import re
 from pathlib import Path
@@ -35,17 +35,20 @@ ANSWERS = [t["value"] for t in ENTRY["conversations"][1::2]]  # type: ignore[ind
 
 
 def llava_prompt(template: str) -> str:
-    """LLaVA's `conversation.py`: separator styles TWO (vicuna_v1) and LLAMA_2 without system (mistral_instruct)."""
+    """LLaVA's `conversation.py`: separator styles TWO (vicuna_v1) and LLAMA_2 without system (mistral_instruct). Ours
+    has the spaces that tokenizers put in front of texts."""
     pairs = list(zip(QUESTIONS, ANSWERS, strict=True))
     if template == "vicuna_v1":
         return VICUNA_SYSTEM + " " + "".join(f"USER: {q} ASSISTANT: {a}</s>" for q, a in pairs)
+    if template == "genllava":
+        return " " + VICUNA_SYSTEM + "".join(f" USER: {q} ASSISTANT: {a}</s>" for q, a in pairs)
     return "".join(f"[INST] {q} [/INST] {a} </s>" for q, a in pairs)
 
 
 def llava_labels(template: str) -> list[str]:
     """Its `preprocess_v1` and `preprocess_llama_2`: each round is split at the assistant's mark, what comes after is
     trained, with the round's end."""
-    mark = " ASSISTANT: " if template == "vicuna_v1" else "[/INST] "
+    mark = "[/INST] " if template == "mistral_instruct" else " ASSISTANT: "
     rounds = [part for part in llava_prompt(template).split("</s>") if part]
     return [part.split(mark)[1] + "</s>" for part in rounds]
 
@@ -100,7 +103,7 @@ def spell(codec: TextCodec, ids: list[int]) -> str:
     return re.sub(r"\s+", " ", str(tokens)).strip()
 
 
-@pytest.mark.parametrize("template", ["vicuna_v1", "mistral_instruct"])
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
 def test_labels_are_llavas(codec: TextCodec, template: str) -> None:
     row = conversation_row(llava_record(), TEMPLATES[template], RowMaker(codec, NUM_IMAGE_TOKENS), 4096)
     assert [spell(codec, run).replace(" </s>", "</s>") for run in runs(row)] == [
@@ -110,7 +113,7 @@ def test_labels_are_llavas(codec: TextCodec, template: str) -> None:
     assert all(run[-1] == eos and run.count(eos) == 1 for run in runs(row))
 
 
-@pytest.mark.parametrize("template", ["vicuna_v1", "mistral_instruct"])
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
 def test_the_text_is_llavas(template: str) -> None:
     """Its prompt, character by character, but for what is ours: <s>, the task token, where the picture stands. LLaVA
     writes a space before Mistral's </s>; Mistral itself does not."""
@@ -120,7 +123,7 @@ def test_the_text_is_llavas(template: str) -> None:
     assert text == llava_prompt(template).replace(" </s>", "</s>")
 
 
-@pytest.mark.parametrize("template", ["vicuna_v1", "mistral_instruct"])
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
 def test_pictures_prompts_and_task_tokens_are_not_trained(codec: TextCodec, template: str) -> None:
     row = conversation_row(llava_record(), TEMPLATES[template], RowMaker(codec, NUM_IMAGE_TOKENS), 4096)
     image, task = codec.special_id("<image>"), codec.special_id("[I2T]")
@@ -130,7 +133,7 @@ def test_pictures_prompts_and_task_tokens_are_not_trained(codec: TextCodec, temp
     assert all(label in (IGNORE, token) for token, label in zip(row.ids, row.labels, strict=True))
 
 
-@pytest.mark.parametrize("template", ["vicuna_v1", "mistral_instruct"])
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
 def test_a_drawing_is_trained_whole(codec: TextCodec, template: str) -> None:
     values = {"name": "c", "group": "g", "path": "a.json", "images": "images"}
     source = CaptionsSource(CaptionsSource.Config.model_validate(values), 0)

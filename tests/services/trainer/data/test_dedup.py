@@ -12,14 +12,15 @@ from services.trainer.data.fingerprints import HASH_BITS, distance, signature
 from services.trainer.data.mix import Dedup
 from services.trainer.data.scanning import Scanned
 from tests.services.trainer.data.published import say
+from triptych.prompts import Task
 
 
 def sha(value: object) -> str:
     return hashlib.sha256(str(value).encode()).hexdigest()
 
 
-def scanned(text: str, *hashes: int) -> Scanned:
-    return Scanned("i", 0, 0, 0, None, tuple(sha(h) for h in hashes), hashes, signature(text))
+def scanned(text: str, *hashes: int, task: Task = "understand") -> Scanned:
+    return Scanned("i", 0, 0, 0, task, None, tuple(sha(h) for h in hashes), hashes, signature(text))
 
 
 def flip(value: int, rng: random.Random, num: int) -> int:
@@ -53,7 +54,7 @@ def test_the_first_stays() -> None:
     assert made.original("b/3", scanned(text, 5)) == "a/1"
 
 
-def test_both_picture_and_words_count() -> None:
+def test_picture_words_and_task_count() -> None:
     made, rng = Deduplicator(Dedup()), random.Random(1)
     text = say(rng, 30)
     far = flip(5, rng, 60)
@@ -65,6 +66,7 @@ def test_both_picture_and_words_count() -> None:
         "twice": scanned(text, 5, 5),
         "order": scanned(text, 5, far),
         "turned": scanned(text, far, 5),
+        "drawn": scanned(text, 5, task="generate"),
     }.items():
         assert made.original(name, record) is None, name
     assert made.original("again", scanned(text)) == "no picture"

@@ -1,12 +1,15 @@
 """A mix begins only when everything it needs is there; what went wrong names the source."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from services.trainer.data.folder import MixFolder
 from services.trainer.data.mix import Mix
+from services.trainer.data.phases import phases
+from tests.services.trainer.data.conftest import make_mix
 from tests.services.trainer.data.published import write_gvit
 from triptych.errors import FailedPrecondition, InvalidArgument
 
@@ -68,6 +71,20 @@ def test_shards_outlive_the_work(tmp_path: Path) -> None:
         begin(mix, out)
     (out / "index.json").write_text(json.dumps({"digest": mix.digest}))
     begin(mix, out)
+
+
+def test_a_finished_mix_needs_nothing(tmp_path: Path) -> None:
+    """Neither what it was made with nor what it was made of, and nothing in it changes."""
+    mix, out = write_gvit(tmp_path / "data", 2), tmp_path / "out"
+    begin(mix, out)
+    make_mix(out)
+    for gone in (out / "work", tmp_path / "data"):
+        shutil.rmtree(gone)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert list(phases(begin(mix, out))) == []
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    with pytest.raises(InvalidArgument, match="begun by another recipe"):
+        begin(mix.model_copy(update={"seed": 1}), out)
 
 
 def test_nothing_begun(tmp_path: Path) -> None:

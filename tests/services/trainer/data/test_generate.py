@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,36 @@ def test_something_else_answers(tmp_path: Path, raw: bytes) -> None:
         writer(server, tmp_path).ask("a")
 
 
-def test_an_answer_without_text(tmp_path: Path) -> None:
+def test_an_answer_without_text_is_paid_for_once(tmp_path: Path) -> None:
     raw = json.dumps({"choices": [{"message": {"role": "assistant", "content": None}}]}).encode()
-    with Endpoint(["x"], raw) as server, pytest.raises(Refused, match="no text"):
-        writer(server, tmp_path).ask("a")
+    with Endpoint(["x"], raw) as server:
+        for _ in range(3):
+            with pytest.raises(Refused, match="no text"):
+                writer(server, tmp_path).ask("a")
+    assert len(server.requests) == 1
+
+
+def test_of_two_answers_the_first_counts(tmp_path: Path) -> None:
+    """Two processes ask the same at the same time, and are told different things."""
+    with Endpoint(["late", "early"]) as server:
+        slow, quick = writer(server, tmp_path), writer(server, tmp_path)
+        post = slow._post
+
+        def overtaken(body: bytes) -> str | None:
+            answer = post(body)
+            assert quick.ask("a") == "early"
+            return answer
+
+        slow._post = overtaken  # type: ignore[method-assign]
+        assert slow.ask("a") == "early"
+    assert len(server.requests) == 2
+
+
+def test_retries_wait_for_their_turn(tmp_path: Path) -> None:
+    with Endpoint([(503, "busy"), (503, "busy"), "at last"]) as server:
+        assert writer(server, tmp_path, requests_per_minute=300).ask("a") == "at last"
+    times = [asked.at_s for asked in server.requests]
+    assert min(later - earlier for earlier, later in pairwise(times)) >= 0.15  # 0.2 s apart when they leave
 
 
 def test_nobody_there(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def chat(num_turns: int, seed: int = 0, words: int = 8) -> Record:
     return Record("c", "understand", messages)
 
 
-@pytest.mark.parametrize("template", ["vicuna_v1", "mistral_instruct"])
+@pytest.mark.parametrize("template", ["vicuna_v1", "mistral_instruct", "genllava"])
 def test_what_fits_stays(template: str) -> None:
     record = chat(3)
     found = cutter(4000, template)
@@ -32,7 +32,7 @@ def test_what_fits_stays(template: str) -> None:
     assert exact.cut(record)[0] == record
 
 
-@pytest.mark.parametrize("template", ["vicuna_v1", "mistral_instruct"])
+@pytest.mark.parametrize("template", ["vicuna_v1", "mistral_instruct", "genllava"])
 def test_every_limit(template: str) -> None:
     """From hardly anything to all of it: within the limit, as long as can be, a beginning of the whole."""
     record = chat(3, words=6)

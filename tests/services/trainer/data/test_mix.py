@@ -2,12 +2,14 @@
 
 import random
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from services.trainer.data.mix import Mix, apportion
+from services.trainer.data.mix import Length, Mix, apportion
 from tests.services.trainer.data.published import write_gvit
 from triptych.errors import FailedPrecondition, InvalidArgument
+from triptych.prompts import TEMPLATES
 
 ROOT = Path(__file__).parents[4]
 TOML = """
@@ -91,10 +93,15 @@ def test_the_papers_mix() -> None:
     assert thousands.items() <= {c.name: (c.limit or 0) // 1000 for c in mix.sources}.items()
     assert mix.length is not None
     assert mix.length.max_tokens == 2048
+    assert mix.length.template == "genllava"
     available = {c.name: c.limit or 1 for c in mix.sources}
     available["lvis-instruct4v"] = 215_000  # what the union with LLaVA-Finetune is said to leave: about 880,000
     quotas = mix.quotas(available)
     assert abs(sum(quotas.values()) - 2_076_000) < 6_000
+
+
+def test_every_template_has_its_name() -> None:
+    assert get_args(Length.model_fields["template"].annotation) == tuple(TEMPLATES)
 
 
 def test_digest_follows_the_recipe(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from services.trainer.data.pictures import SUFFIXES, read_picture
+from services.trainer.data.pictures import SUFFIXES, picture_suffix, read_picture
 from services.trainer.data.records import BadRecord
 from tests.services.trainer.data.published import draw
 
@@ -29,9 +29,17 @@ def test_kept_byte_for_byte_and_named_by_content(tmp_path: Path, kind: str) -> N
     assert (found.suffix, found.width, found.height) == (SUFFIXES[kind], 96, 72)
 
 
-def test_missing(tmp_path: Path) -> None:
-    assert reason(tmp_path / "none.jpg") == "picture missing"
-    assert reason(tmp_path) == "picture missing"
+def test_a_telephones_jpeg(tmp_path: Path) -> None:
+    """With a second picture behind the first, which Pillow calls another format."""
+    draw(1).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[draw(2)])
+    found = read_picture(tmp_path / "a.jpg")
+    assert (found.suffix, found.width, found.height) == ("jpg", 96, 72)
+    assert picture_suffix(found.data) == "jpg"
+
+
+@pytest.mark.parametrize("name", ["none.jpg", "", "x" * 300, "half \ud83d.jpg"])
+def test_missing(tmp_path: Path, name: str) -> None:
+    assert reason(tmp_path / name) == "picture missing"
 
 
 def test_too_large(tmp_path: Path) -> None:

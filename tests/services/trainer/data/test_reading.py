@@ -1,13 +1,17 @@
 """Reading a source: records and bad ones in the order of the entries, once."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from services.trainer.data import reading
 from services.trainer.data.folder import MixFolder
 from services.trainer.data.mix import Mix
 from services.trainer.data.reading import read_source
+from services.trainer.data.records import BadRecord, Record
+from services.trainer.data.sources.base import Source
 from tests.services.trainer.data.endpoint import Endpoint
 from tests.services.trainer.data.published import save, turn, write, write_gvit
 from triptych.errors import InvalidArgument, Unavailable
@@ -35,6 +39,26 @@ def test_good_and_bad_in_order(tmp_path: Path) -> None:
     folder.records("sharegpt").write_text("kept")
     read_source(folder.out, "sharegpt")
     assert folder.records("sharegpt").read_text() == "kept"
+
+
+def test_two_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins and ends while the first is under way, and reads other entries: its own alone are seen."""
+    mix = write_gvit(tmp_path, 2)
+    path = mix.source("sharegpt").config.path
+    folder = MixFolder.begin(mix, tmp_path / "out", tmp_path)
+    slow = reading._made
+
+    def overtaken(source: Source) -> Iterator[Record | BadRecord]:
+        monkeypatch.setattr(reading, "_made", slow)
+        yield from slow(source)
+        write(path, [{"id": "other", "conversations": GOOD}, {"id": "bad", "conversations": []}])
+        read_source(folder.out, "sharegpt")
+
+    monkeypatch.setattr(reading, "_made", overtaken)
+    read_source(folder.out, "sharegpt")
+    assert [row["id"] for row in rows(folder.records("sharegpt"))] == ["other"]
+    assert [row["position"] for row in rows(folder.bad("sharegpt"))] == [1]
+    assert len(list((folder.work / "sharegpt").iterdir())) == 3
 
 
 def test_half_a_file_ends_the_step_and_leaves_nothing(tmp_path: Path) -> None:

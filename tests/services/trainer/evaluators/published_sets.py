@@ -43,13 +43,18 @@ def write_vqa(folder: Path, **changed: Any) -> Path:
 
 
 def write_mmbench(folder: Path) -> Path:
-    """Two questions; the second shares the first one's picture, as long files do."""
+    """Two questions, the second with the first one's picture; then their rotations, which published files hold too."""
     folder.mkdir(parents=True)
     picture = base64.b64encode(png(RED)).decode()
     columns = ("index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "source", "split")
     rows = [
         ("7", "What shape is it?", "", "circle", "square", "", "", "A", "shapes", picture, "own", "dev"),
         ("8", "Which color?", "Look\nclosely.", "green", "blue", "red", "", "C", "colors", "7", "own", "dev"),
+    ]
+    rows += [
+        ("1000007", "What shape is it?", "", "square", "circle", "", "", "B", "shapes", "7", "own", "dev"),
+        ("1000008", "Which color?", "Look\nclosely.", "blue", "red", "green", "", "B", "colors", "7", "own", "dev"),
+        ("2000008", "Which color?", "Look\nclosely.", "red", "green", "blue", "", "A", "colors", "7", "own", "dev"),
     ]
     lines = ["\t".join(columns), *("\t".join(_quoted(field) for field in row) for row in rows)]
     (folder / "mmbench_dev.tsv").write_text("\n".join(lines) + "\n")

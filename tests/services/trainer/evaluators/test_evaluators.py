@@ -11,11 +11,12 @@ from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from services.trainer.evaluate import evaluate_checkpoint
 from services.trainer.evaluation import Evaluation
-from services.trainer.evaluators import BLOCKS, EVALUATORS
+from services.trainer.evaluators import BLOCKS, EVALUATORS, REPORTED
 from services.trainer.evaluators.base import Settings
 from services.trainer.evaluators.figures import Mean, Share
 from services.trainer.evaluators.multiple_choice import MultipleChoice
 from services.trainer.evaluators.vqa import Vqa
+from services.trainer.gate import check_names
 from tests.services.trainer.evaluators.published_sets import write_edits, write_mmbench, write_vqa
 from tests.tiny import write_tiny_checkpoint
 from triptych.errors import InvalidArgument, TriptychError
@@ -44,6 +45,8 @@ def test_a_data_set_in_its_published_files(name: str, checkpoint: Path, tmp_path
         result.num_items
     }
     assert evaluation.about["data"] == {name: str(data)}
+    check_names("gate", result.figures, REPORTED[name])
+    assert {figure for figure in REPORTED[name] if "*" not in figure} <= set(result.figures)
 
 
 def test_dino_features_of_a_folder(checkpoint: Path, tmp_path: Path) -> None:

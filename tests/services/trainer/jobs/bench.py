@@ -26,7 +26,7 @@ from tests.services.trainer.tiny_recipe import tiny_values
 
 ROOT = Path(__file__).parents[4]
 COUNTING = f"{sys.executable} -S {Path(__file__).with_name('counting_trainer.py')}"
-QUICK = {"LEASE_S": "3", "BEAT_S": "0.1", "PATROL_S": "0.2", "GRACE_S": "1", "GATHER_S": "5"}
+QUICK = {"LEASE_S": "4", "BEAT_S": "0.1", "PATROL_S": "0.2", "GRACE_S": "1", "GATHER_S": "5"}
 TIMEOUT_S = 150.0  # much more than it takes, for machines that do much else
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from services.trainer.data.mix import Mix
 from services.trainer.prepare import prepare
-from tests.services.trainer.jobs.bench import ROOT, Bench
+from tests.services.trainer.jobs.bench import QUICK, ROOT, Bench
+from tests.services.trainer.jobs.test_settings import LEASE_IS_ABC
 from tests.services.trainer.test_prepare import write_toml
 
 
@@ -55,6 +56,10 @@ def test_one_job_at_a_time_in_a_folder(bench: Bench) -> None:
     bench.broker.ready()
     job_id = bench.launch("shared")
     assert f"job {job_id} is queued" in bench.train("submit", str(bench.folder / "shared.toml"), code=1)[1]
+    bench.train("cancel", job_id)
+    other = bench.launch("shared")
+    assert f"job {other} is " in bench.train("resume", job_id, code=1)[1]
+    assert bench.store.get(job_id).state == "cancelled"
 
 
 def test_prepare_is_done_by_the_workers(bench: Bench) -> None:
@@ -70,11 +75,29 @@ def test_prepare_is_done_by_the_workers(bench: Bench) -> None:
 def test_what_is_not_there_is_said_at_once(bench: Bench) -> None:
     start_s = time.monotonic()
     assert "no job 'nobody'" in bench.train("status", "nobody", code=2)[1]
-    assert "redis://" in bench.train("list", "--broker", "amqp://host", code=2)[1]
+    said = bench.train("list", "--broker", "redis://someone:secret@host:port/0", code=2)[1]
+    assert said.startswith("error: broker redis://host:port/0: Port could not be cast")
     said = bench.train("list", "--broker", "redis://someone:secret@127.0.0.1:9/0", code=3)[1]
     assert "redis://127.0.0.1:9/0 cannot be reached" in said
     assert "secret" not in said
     assert time.monotonic() - start_s < 30
+
+
+def test_what_is_typed_wrong_is_one_line(bench: Bench) -> None:
+    bench.broker.ready()
+    job_id = bench.launch("typed", "a queue without workers")
+    for complaint, *arguments in (
+        ("recipe typo.toml does not exist", "resume", job_id, "--recipe", "typo.toml"),
+        ("--address 192.0.2.1 is none of this machine's", "worker", "--address", "192.0.2.1"),
+    ):
+        said = bench.train(*arguments, code=2)[1]
+        assert said.startswith(f"error: {complaint}")
+        assert len(said.splitlines()) == 1
+    bench.environment["TRIPTYCH_JOBS_LEASE_S"] = "abc"
+    said = bench.train("list", code=2)[1]
+    bench.environment["TRIPTYCH_JOBS_LEASE_S"] = QUICK["LEASE_S"]
+    assert said.splitlines() == [f"error: {LEASE_IS_ABC}"]
+    assert bench.store.get(job_id).launch == 1
 
 
 def test_triptych_train_is_the_same(tmp_path: Path) -> None:

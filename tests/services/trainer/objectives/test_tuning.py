@@ -295,6 +295,8 @@ def test_what_does_not_fit_is_refused(tuning_root: Path) -> None:
         made(tuning_root, groups=["nothing"])
     with pytest.raises(InvalidArgument, match="train has the head, but the data have no pictures to draw"):
         made(tuning_root, groups=["language"])
+    with pytest.raises(InvalidArgument, match="gate, on 0 samples held out, names understanding, known are none"):
+        made(tuning_root, Ranks(0, 16), batch_size=16, gate={"understanding": 1})
     with pytest.raises(InvalidArgument, match="batch_size 4 is no multiple of 3 processes"):
         made(tuning_root, Ranks(0, 3))
 

@@ -52,6 +52,21 @@ def test_names_of_transformers_4_in_the_text_encoder(published: Path, tmp_path: 
     assert torch.equal(null, PublishedDiffusion.open(folder).null_conditioning)
 
 
+BAD_CONFIGS = {
+    "text_encoder/config.json": {"hidden_act": "nonsense"},
+    "scheduler/scheduler_config.json": {"beta_start": "x"},
+    "unet/config.json": {"block_out_channels": 16},
+}
+
+
+@pytest.mark.parametrize(("name", "changes"), BAD_CONFIGS.items(), ids=BAD_CONFIGS)
+def test_what_cannot_be_used_is_named(published: Path, tmp_path: Path, name: str, changes: dict[str, object]) -> None:
+    path = shutil.copytree(published, tmp_path / "bad") / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(CheckpointError, match=f"{name}: "):
+        PublishedDiffusion.open(tmp_path / "bad")
+
+
 def test_a_vae_without_scaling_factor_has_stable_diffusion_s(published: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(published, tmp_path / "old")
     path = folder / "vae" / "config.json"

@@ -16,7 +16,7 @@ from triptych.errors import CheckpointError, InvalidArgument
 from triptych.models.probes import decoder_probe, encoder_probe, llm_probe
 from triptych.models.published.genllava import import_genllava
 from triptych.models.unified import UnifiedModel
-from triptych.prompts import Message, Picture
+from triptych.prompts import TEMPLATES, VICUNA_SYSTEM, Message, Picture, Special, Text
 from triptych.serving.probes import check_probes
 
 KINDS = ("encoder", "llm", "decoder")
@@ -111,6 +111,27 @@ def test_plain_text_is_read_as_mistral_reads_it(published: Path, model: UnifiedM
     assert model.llm.codec.encode(" " + text) == ids
     assert model.llm.codec.encode(" Where is") + model.llm.codec.encode(" the red cube? 日本 [SOI]") == ids
     assert model.llm.codec.decode(ids).strip() == text
+
+
+def test_the_prompt_is_read_as_mistral_reads_it(published: Path, model: UnifiedModel) -> None:
+    """Two turns, piece by piece as the checkpoint's card lays them out, are what the published tokenizer reads."""
+    from tokenizers import Tokenizer
+
+    messages = [
+        Message("user", (Picture(0), "Where is the red cube?")),
+        Message("assistant", ("It is on the left.",)),
+        Message("user", ("draw a blue ball",)),
+    ]
+    ids: list[int] = []
+    for segment in model.llm.template.segments(messages, ["understand", "generate"]):
+        if isinstance(segment, Text):
+            ids += model.llm.codec.encode(segment.text)
+        elif segment == Special("</s>", trained=True):
+            ids.append(model.llm.codec.special_id("</s>"))
+    asked = f"{VICUNA_SYSTEM} USER: Where is the red cube? ASSISTANT: It is on the left.</s>"
+    whole = Tokenizer.from_file(str(published / "mistral" / "tokenizer.json"))
+    assert ids == whole.encode(f"{asked}USER: draw a blue ball ASSISTANT:", add_special_tokens=False).ids
+    assert model.llm.template == TEMPLATES["genllava"]  # the name by which a mix is counted for it
 
 
 def test_it_draws_and_edits(model: UnifiedModel) -> None:

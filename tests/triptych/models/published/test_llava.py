@@ -170,6 +170,7 @@ BAD_CONFIGS: dict[str, tuple[dict[str, object], str]] = {
     "another projector": ({"projector_hidden_act": "relu"}, "projector_hidden_act is 'relu', must be 'gelu'"),
     "with the class token": ({"vision_feature_select_strategy": "full"}, "strategy is 'full' with 'clip_vision_model'"),
     "no text model": ({"text_config": None}, "config.json: no 'text_config'"),
+    "several strategies": ({"vision_feature_select_strategy": ["default"]}, r"strategy is \['default'\]"),
     "several layers": ({"vision_feature_layer": [-2, -5]}, r"vision_feature_layer is \[-2, -5\], must be one number"),
     "too deep": ({"vision_feature_layer": -9}, "feature_layer -9: out of -4..-1"),
     "of no shape": ({"text_config": {"model_type": "llama", "hidden_size": "x"}}, "config.json: .*hidden_size"),
@@ -209,13 +210,6 @@ def test_nothing_is_left_of_a_failure_on_the_way(published: Path, tmp_path: Path
     with pytest.raises(CheckpointError, match=r"llm: its weights give no finite numbers for embeddings/out"):
         import_llava(folder, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["published"]
-
-
-def test_what_a_crash_left_is_cleared_away(published: Path, tmp_path: Path) -> None:
-    (tmp_path / "out.partial" / "llm").mkdir(parents=True)
-    import_llava(published, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["encoder", "llm", "system.json"]
 
 
 def test_services_accept_it(checkpoint: Path) -> None:

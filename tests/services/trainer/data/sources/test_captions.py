@@ -40,6 +40,10 @@ def test_plain_lists(tmp_path: Path, key: str) -> None:
     assert record.messages[0].contents == ("Draw a red lamp",)
 
 
+def test_an_id_that_is_no_text_in_utf_8(tmp_path: Path) -> None:
+    assert source(tmp_path).record({"id": "half \ud83d", "image": "a.jpg", "caption": "x"}, 0).added[0] in PREFIXES
+
+
 def test_prefixes_depend_on_seed_and_entry_alone(tmp_path: Path) -> None:
     entries = [{"id": str(i), "image": "a.jpg", "caption": "x"} for i in range(400)]
 

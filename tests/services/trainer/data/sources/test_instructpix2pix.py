@@ -50,9 +50,34 @@ def test_bad_prompts_are_bad_records(tmp_path: Path) -> None:
     assert reasons == ["malformed", "malformed", "malformed", "empty text", "picture outside its folder"]
 
 
-def test_an_empty_folder_and_a_broken_list(tmp_path: Path) -> None:
+def test_nothing_is_lost_without_a_word(tmp_path: Path) -> None:
+    """Folders whose pictures are not there, or only the edited ones."""
+    write(tmp_path / "a/prompt.json", {"edit": "make it blue"})
+    write(tmp_path / "b/prompt.json", {"edit": "make it red"})
+    (tmp_path / "b/7_1.jpg").write_bytes(b"")
+    made = source(tmp_path)
+    first, second = made.entries()
+    with pytest.raises(BadRecord, match="picture missing: a has no pairs"):
+        made.record(first, 0)
+    assert made.record(second, 1).pictures == ("b/7_0.jpg", "b/7_1.jpg")
+
+
+@pytest.mark.parametrize("item", [["a"], ["a", None], ["a", "1"], "a", None, [1, ["1"]]])
+def test_items_of_the_list_that_are_none(tmp_path: Path, item: Any) -> None:
+    write(tmp_path / "seeds.json", [item, ["b", []]])
+    made = source(tmp_path)
+    made.check()
+    reasons = []
+    for entry in made.entries():
+        with pytest.raises(BadRecord) as caught:
+            made.record(entry, 0)
+        reasons.append(caught.value.reason)
+    assert reasons == ["malformed", "picture missing"]
+
+
+def test_an_empty_folder_and_a_list_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="is empty"):
         source(tmp_path).check()
-    write(tmp_path / "seeds.json", [["a"]])
-    with pytest.raises(InvalidArgument, match=r"is not \[folder"):
+    write(tmp_path / "seeds.json", {"a": ["1"]})
+    with pytest.raises(InvalidArgument, match="is no JSON list"):
         source(tmp_path).check()
