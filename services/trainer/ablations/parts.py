@@ -1,4 +1,5 @@
-"""What a row builds on: finished stages of the base run, or, where the row changes one, a stage of its own."""
+"""What a row builds on: finished stages that ship with the table or are the base run's, or, where the row changes one
+or nobody has it, a stage trained for it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,9 +7,9 @@ from pathlib import Path
 from services.trainer.ablations.table import Row, Table
 from services.trainer.done import done_digest
 from services.trainer.stages import NEEDS, OBJECTIVES, digest
-from triptych.errors import FailedPrecondition, InvalidArgument
+from triptych.errors import FailedPrecondition
 
-NEEDED = ("tokenizer", "vae_decoder", "unet", "encoder", "llm")  # by every first phase, whatever it starts from
+NEEDED = ("tokenizer", "vae_decoder", "unet")  # by every first phase, whatever it starts from
 OUTPUT = "out"
 Report = Callable[[dict[str, float]], None]
 
@@ -19,25 +20,31 @@ def folder_of(table: Table) -> Path:
 
 
 def stage_folder(table: Table, row: Row, stage: str) -> Path:
-    """The base run's, if the row has changed nothing about the stage, and else one that rows and seeds share.
+    """The table's own part or the base run's, if either is what the row asks for, and else one that rows and seeds
+    share, which may be yet to train.
 
-    Raises FailedPrecondition when the base run has not finished it, InvalidArgument when rows cannot change it.
+    Raises FailedPrecondition when it takes no training and is nowhere.
     """
     base, wanted = table.base(), digest(table.upstream(row), stage)
-    if wanted == digest(base, stage):
-        if done_digest(base.folder / stage) != wanted:
-            raise FailedPrecondition(
-                f"{base.folder} holds no {stage} of {table.recipe.name}: python -m services.trainer comes first"
-            )
-        return base.folder / stage
+    for folder in (table.parts, base.folder):
+        if folder and done_digest(folder / stage) == wanted:
+            return folder / stage
     if stage not in OBJECTIVES:
-        raise InvalidArgument(f"row {row.name!r} changes {stage}, which rows cannot")
-    return base.runs / "ablations" / "shared" / f"{stage}-{wanted}"
+        raise _unfinished(table, stage)
+    return _shared(table) / f"{stage}-{wanted}"
+
+
+def finished(table: Table, stage: str) -> Path:
+    """The base run's. Raises FailedPrecondition when it has not finished the stage."""
+    base = table.base()
+    if done_digest(base.folder / stage) != digest(base, stage):
+        raise _unfinished(table, stage)
+    return base.folder / stage
 
 
 def needed(table: Table) -> tuple[str, ...]:
     """Stages whose work a first phase reads."""
-    return (*NEEDED, "understanding") if table.start == "understanding" else NEEDED
+    return (*NEEDED, "understanding") if table.start == "understanding" else (*NEEDED, "encoder", "llm")
 
 
 def inputs(table: Table, row: Row) -> dict[str, Path]:
@@ -51,12 +58,13 @@ def identity(table: Table, row: Row) -> dict[str, str]:
 
 
 def own_stages(table: Table, row: Row) -> list[str]:
-    """Stages that the row does not take from the base run, each after those it builds on."""
-    base, changed = table.base(), table.upstream(row)
-    wanted = {*needed(table)}
-    for _ in NEEDS:
-        wanted |= {need for stage in wanted for need in NEEDS[stage]}
-    return [stage for stage in NEEDS if stage in wanted and digest(base, stage) != digest(changed, stage)]
+    """Stages to train for the row, and for all that share them, each after those it builds on."""
+    wanted, own = {*needed(table)}, set()
+    for stage in reversed(NEEDS):
+        if stage in wanted and stage_folder(table, row, stage).parent == _shared(table):
+            own.add(stage)
+            wanted |= {*NEEDS[stage]}
+    return [stage for stage in NEEDS if stage in own]
 
 
 def is_done(table: Table, row: Row, stage: str) -> bool:
@@ -64,7 +72,7 @@ def is_done(table: Table, row: Row, stage: str) -> bool:
 
 
 def train_own(table: Table, row: Row, stage: str, report: Report) -> None:
-    """Trains a stage that the row changes. Does nothing when it is done."""
+    """Trains a stage that neither parts nor base run have. Does nothing when it is done."""
     if is_done(table, row, stage):
         return
     from services.trainer.train import train_stage  # torch is only needed here
@@ -73,3 +81,13 @@ def train_own(table: Table, row: Row, stage: str, report: Report) -> None:
     needs = {need: stage_folder(table, row, need) / OUTPUT for need in NEEDS[stage]}
     objective = OBJECTIVES.load(stage)(recipe, needs)
     train_stage(objective, stage_folder(table, row, stage), digest(recipe, stage), report)
+
+
+def _shared(table: Table) -> Path:
+    return table.base().runs / "ablations" / "shared"
+
+
+def _unfinished(table: Table, stage: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{table.base().folder} holds no {stage} of {table.recipe.name}: python -m services.trainer comes first"
+    )

@@ -1,6 +1,7 @@
 """The table that a paper would print: means and spreads over seeds, as JSON, as Markdown, and as a picture."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -26,21 +27,24 @@ ABSENT = "-"
 
 @dataclass(frozen=True)
 class Results:
-    """Values by row and column, one for each seed that is done."""
+    """Of the runs that are done."""
 
     table: Table
-    seeds: tuple[int, ...]
-    values: dict[str, dict[str, list[float]]]
+    runs: tuple[Run, ...]  # those that are done
 
     @classmethod
     def of(cls, table: Table, runs: list[Run]) -> "Results":
-        values: dict[str, dict[str, list[float]]] = {row.name: {} for row in table.rows}
-        for run in runs:
-            if run.is_done():
-                for name, value in run.figures().items():
-                    if name in COLUMNS:
-                        values[run.row.name].setdefault(COLUMNS[name], []).append(value)
-        return cls(table, tuple(dict.fromkeys(run.seed for run in runs)), values)
+        return cls(table, tuple(run for run in runs if run.is_done()))
+
+    @cached_property
+    def values(self) -> dict[str, dict[str, list[float]]]:
+        """By row and column, one for each run."""
+        values: dict[str, dict[str, list[float]]] = {row.name: {} for row in self.table.rows}
+        for run in self.runs:
+            for name, value in run.figures().items():
+                if name in COLUMNS:
+                    values[run.row.name].setdefault(COLUMNS[name], []).append(value)
+        return values
 
     def write(self) -> Path:
         """`results.json`, `results.md` and `results.png` in the table's folder; returns the second."""
@@ -53,7 +57,10 @@ class Results:
             for row, columns in self.values.items()
         }
         about = {"title": self.table.title, "steps": self.table.steps, "num_scenes": self.table.num_scenes}
-        write_json(folder / "results.json", {**about, "seeds": list(self.seeds), "rows": rows})
+        runs = [
+            {"row": run.row.name, "seed": run.seed, "digest": run.digest, "figures": run.figures()} for run in self.runs
+        ]
+        write_json(folder / "results.json", {**about, "rows": rows, "runs": runs})
         write_atomic(folder / "results.md", self.to_markdown().encode())
         if any(self.values.values()):
             self._plot(folder / "results.png")

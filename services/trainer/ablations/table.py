@@ -50,6 +50,9 @@ class Table(_Frozen):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     title: str
     recipe: Path = Field(description="the base recipe; relative paths start at the table's file")
+    parts: Path | None = Field(
+        None, description="finished stages of the base recipe, as services.trainer.ablations.pack writes them"
+    )
     steps: int = Field(ge=1, description="of each row, shared out among its phases")
     num_scenes: int = Field(ge=1, description="drawings and edits that a row is judged by")
     compile: bool = False
@@ -82,7 +85,9 @@ class Table(_Frozen):
         values = read_toml(path, what)
         if common := values.pop(COMMON_FILE, None):
             values = read_toml(path.parent / common, what) | values
-        values["recipe"] = path.parent / values.get("recipe", "")
+        for key in ("recipe", "parts"):
+            if isinstance(values.get(key), str):
+                values[key] = path.parent / values[key]
         return checked(cls, values, path, what)
 
     def base(self) -> Recipe:

@@ -25,6 +25,7 @@ from triptych.models.encoder_stage import EncoderStage
 from triptych.models.heads.query_transformer import QueryTransformer
 from triptych.models.llm_stage import LlmStage
 from triptych.models.processors import to_pixels
+from triptych.models.transformers_folder import read_diffusers, read_transformers
 
 
 class MultimodalObjective(UnderstandingObjective):
@@ -54,9 +55,9 @@ class MultimodalObjective(UnderstandingObjective):
 
     def load_decoder(self) -> DecoderStage:
         """The pre-trained UNet and VAE with a fresh head."""
-        unet = UNet2DConditionModel.from_pretrained(str(self.inputs["unet"] / "unet"))
+        unet = read_diffusers(UNet2DConditionModel, self.inputs["unet"] / "unet")
         unet.set_attn_processor(AttnProcessor())
-        vae = AutoencoderKL.from_pretrained(str(self.inputs["vae_decoder"]))
+        vae = read_diffusers(AutoencoderKL, self.inputs["vae_decoder"])
         decoder = LatentDiffusion(unet.to(memory_format=torch.channels_last), vae, NOISE_SCHEDULE)
         null = torch.from_numpy(np.load(self.inputs["unet"] / "null_conditioning.npy"))
         config, size = self.recipe.multimodal, self.recipe.llm.hidden_size
@@ -151,7 +152,7 @@ class MultimodalObjective(UnderstandingObjective):
     @cached_property
     def text(self) -> CLIPTextModel:
         """The UNet's own text encoder."""
-        return CLIPTextModel.from_pretrained(str(self.inputs["unet"] / "text")).requires_grad_(False).eval()  # type: ignore[no-any-return]
+        return read_transformers(CLIPTextModel, self.inputs["unet"] / "text").requires_grad_(False).eval()  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def _text_conditioning(self, scenes: list[Scene]) -> Tensor:

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,32 +16,12 @@ from services.trainer.ablations.run import Run
 from services.trainer.ablations.table import Table
 from services.trainer.config import Recipe
 from services.trainer.worker import run_stage
-from tests.services.trainer.test_pipeline import toml
-from tests.services.trainer.tiny_recipe import tiny_values
+from tests.services.trainer.ablations.tiny_tables import NAMES, ROOT, TABLES, write_tables
 from triptych.card import read_card
 from triptych.errors import FailedPrecondition, InvalidArgument
 from triptych.models.encoder_stage import EncoderStage
 
-ROOT = Path(__file__).parents[4]
-TABLES = ROOT / "recipes" / "ablations"
-NAMES = ("data", "encoder", "img_tokens", "order")
 STAGES = ("tokenizer", "vae", "vae_decoder", "encoder", "llm", "unet", "understanding")
-TINY: dict[str, Any] = {
-    "recipe": "tiny.toml",
-    "steps": 10,
-    "num_scenes": 1,
-    "start": "understanding",
-    "align_share": 0.8,
-    "align_only_share": 0.5,
-    "stage": {"noise_draws": 1, "align_weight": 1.0, "train_encoder": True, "muon_lr_scale": 2.0},
-    "groups": {
-        "captions": [{"kind": "survey", "batch_size": 1, "max_tokens": 192}],
-        "questions": [{"kind": "ask", "batch_size": 1, "max_tokens": 192, "num_turns": 1}],
-        "more_questions": [{"kind": "pairs", "batch_size": 1, "max_tokens": 256, "num_turns": 1}],
-        "drawings": [{"kind": "draw", "batch_size": 1, "max_tokens": 128}],
-        "edits": [{"kind": "edit", "batch_size": 1, "max_tokens": 128}],
-    },
-}
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tables as they ship, over a tiny base run that is done."""
     torch.set_num_threads(1)
     made = tmp_path_factory.mktemp("ablations")
-    values = tiny_values(runs=str(made / "runs"), template={"num_img_tokens": 16})
-    values["checkpoint"] = {**values["checkpoint"], "num_inference_steps": 1, "max_tokens": 4}
-    (made / "tiny.toml").write_text(toml(values))
-    (made / "common.toml").write_text(toml(TINY))
-    for name in NAMES:
-        (made / f"{name}.toml").write_text((TABLES / f"{name}.toml").read_text())
+    write_tables(made)
     recipe = Recipe.read(made / "tiny.toml")
     for stage in STAGES:
         run_stage(recipe, stage, threads=1)
@@ -95,8 +69,10 @@ def test_the_command_does_all_of_it_once(folder: Path) -> None:
     made = folder / "runs" / "ablations" / "encoder"
     assert done.stdout.splitlines()[-1] == str(made / "results.md")
     values = json.loads((made / "results.json").read_text())
-    assert (values["seeds"], values["steps"]) == ([0, 1], 2)
+    assert values["steps"] == 2
     rows = values["rows"]
+    assert {(run["row"], run["seed"]) for run in values["runs"]} == {(row, seed) for row in rows for seed in (0, 1)}
+    assert len({run["digest"] for run in values["runs"]}) == 4
     assert [set(rows[name]) for name in ("small: 3 layers of 96", "large: 6 layers of 160")] == [
         {*COLUMNS.values()}
     ] * 2
@@ -176,10 +152,7 @@ def test_rows_start_where_the_table_says(folder: Path) -> None:
 
 
 def test_without_the_base_run_it_says_what_comes_first(tmp_path: Path) -> None:
-    values = tiny_values(runs=str(tmp_path / "runs"))
-    (tmp_path / "tiny.toml").write_text(toml(values))
-    (tmp_path / "common.toml").write_text(toml(TINY))
-    (tmp_path / "order.toml").write_text((TABLES / "order.toml").read_text())
+    write_tables(tmp_path)
     table = Table.read(tmp_path / "order.toml")
     with pytest.raises(FailedPrecondition, match="holds no tokenizer of tiny.toml"):
         Run(table, table.rows[0], 0).go(quiet)
