@@ -17,6 +17,7 @@ TASKS: Final[dict[int, Task]] = {
     pb.TASK_GENERATE: "generate",
     pb.TASK_EDIT: "edit",
 }
+MAX_CONTENTS: Final = 4096  # of all messages: a message of 64 MiB holds 16 million empty ones
 MAX_CHAIN: Final = 16  # cards that may have served one turn
 MAX_DIGEST_CHARS: Final = 256
 MAX_STOPS: Final = 16
@@ -73,6 +74,7 @@ class Request:
 def parse(request: pb.RespondRequest, limits: Limits) -> Request:
     """Raises InvalidArgument. Pictures are counted and measured here, decoded later."""
     _bounded("messages", len(request.messages), 1, limits.max_messages, "entries")
+    _bounded("messages: contents", sum(len(m.contents) for m in request.messages), 0, MAX_CONTENTS, "entries")
     if request.task not in TASKS:
         raise InvalidArgument(f"task is {request.task}, must be one of {', '.join(pb.Task.keys())}")
     pictures: list[Upload] = []

@@ -74,6 +74,7 @@ BAD = {
     "images has 3 images, must be 0 to 2": pb.RespondRequest(messages=[message("USER", b"a", b"b", b"c")]),
     r"messages\[0\].contents\[0\].image has 0 bytes": pb.RespondRequest(messages=[message("USER", b"")]),
     "image has 1001 bytes, must be 1 to 1000": pb.RespondRequest(messages=[message("USER", bytes(1001))]),
+    "contents has 4097 entries, must be 0 to 4096": pb.RespondRequest(messages=[message("USER", *[""] * 4097)]),
     "task is 9": pb.RespondRequest(messages=[message("USER", "a")], task=9),
     "TASK_EDIT with 0 images": pb.RespondRequest(messages=[message("USER", "a")], task=pb.TASK_EDIT),
 }
