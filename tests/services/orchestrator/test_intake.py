@@ -25,9 +25,12 @@ async def nothing() -> AsyncIterator[bytes]:
 
 
 async def silent(system: System, method: str = RESPOND) -> str:
-    """What is answered to a call whose message does not come."""
-    call: Any = system.channel.stream_stream(method)(nothing(), timeout=5)
-    return str((await call.code()).name)
+    """What is answered to a call whose message does not come; who stops waiting for that ends the call."""
+    call: Any = system.channel.stream_stream(method)(nothing(), timeout=30)
+    try:
+        return str((await call.code()).name)
+    finally:
+        call.cancel()
 
 
 def num_read(system: System) -> float:
