@@ -134,3 +134,5 @@ def test_notes_say_what_is_open(name: str) -> None:
     assert "port-forward service/triptych-orchestrator 50050" in notes
     assert ("NOT encrypted" in notes) is (not values.get("tls", {}).get("enabled"))
     assert ("no API key" in notes) is (not values.get("keys"))
+    # Certificates are for `localhost`, not for 127.0.0.1.
+    assert ("status --address localhost:50050" in notes) is ("NOT encrypted" not in notes)
