@@ -6,8 +6,8 @@
 
 {{- define "triptych.selector" -}}
 app.kubernetes.io/name: triptych
-app.kubernetes.io/instance: {{ .root.Release.Name }}
-app.kubernetes.io/component: {{ .name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
+app.kubernetes.io/component: {{ .name | quote }}
 {{- end -}}
 
 {{/* No version: it would change objects that an upgrade of one image leaves as they are. */}}
@@ -25,7 +25,7 @@ without a change to the orchestrator. Take (dict "root" $ "service" "decoder"). 
 
 {{- define "triptych.stageSelector" -}}
 app.kubernetes.io/name: triptych
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 triptych/service: {{ .service }}
 {{- end -}}
 
