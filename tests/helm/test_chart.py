@@ -87,6 +87,9 @@ def test_the_chart_is_for_this_version() -> None:
         {"tls": {"enable": True}},
         {"tls": {"certManager": {"duration": "90 days"}}},
         {"more": {"ca": {"service": "llm"}}},
+        {"more": {"trainer-default": {"service": "llm"}}},  # as a worker's Deployment
+        {"trainer": {"enabled": True, "workers": [{"name": "a", "queue": q, "replicas": 1} for q in ("a", "b")]}},
+        {"defaults": {"disruptionBudget": {"maxUnavailable": "0%"}}},  # no node could be drained
     ],
     ids=json.dumps,
 )

@@ -49,8 +49,10 @@ left out. */}}
 {{- range $service := list "encoder" "llm" "decoder" "orchestrator" -}}
 {{- $_ := set $all $service (merge (dict "service" $service) (index $values $service)) -}}
 {{- end -}}
+{{- $taken := list "trainer" "redis" "ca" -}}
+{{- range $values.trainer.workers -}}{{- $taken = append $taken (printf "trainer-%s" .name) -}}{{- end -}}
 {{- range $name, $own := $values.more -}}
-{{- if or (hasKey $all $name) (has $name (list "trainer" "redis" "ca")) -}}
+{{- if or (hasKey $all $name) (has $name $taken) -}}
 {{- fail (printf "more.%s: the name is taken" $name) -}}
 {{- end -}}
 {{- $_ := set $all $name $own -}}
