@@ -37,6 +37,7 @@ def upgrade(
     chart: Annotated[str, typer.Option(help="the release's chart")] = "helm/triptych",
     image: Annotated[str, typer.Option(help="tag of the new image; with --release")] = "",
     digest: Annotated[str, typer.Option(help="digest of the new card; with --release and --checkpoint")] = "",
+    timeout: Annotated[str, typer.Option(help="until all new pods are ready, as 90m; with --release")] = "15m",
 ) -> None:
     """Upgrade components one at a time, or together those that belong together. Ends with 0 when only the new version
     serves, with 1 and the reason when only the old one does."""
@@ -45,7 +46,8 @@ def upgrade(
         from triptych.helm_upgrade import HelmUpgrade
 
         upgraded = HelmUpgrade(release, namespace, chart)
-        upgraded.run(components, checkpoint=checkpoint, digest=digest, image=image, settings=wanted, share=share)
+        change = {"checkpoint": checkpoint, "digest": digest, "image": image, "timeout": timeout}
+        upgraded.run(components, settings=wanted, share=share, **change)
         return
     if image or digest:
         raise InvalidArgument("--image and --digest are for a Helm release: give --release too")
