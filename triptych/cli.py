@@ -27,6 +27,7 @@ from triptych.export_command import export
 from triptych.health import check_health
 from triptych.imports import import_app
 from triptych.keys_command import keys_app
+from triptych.output import check_output
 from triptych.replies import Drawing, Preview
 from triptych.requests import ImageSource, Params, Task
 from triptych.train_command import SETTINGS, train
@@ -252,8 +253,7 @@ def _make(
         output.with_suffix(".preview.png").write_bytes(preview.png)
 
     with _reported(), _client(address, timeout_s) as client:
-        if not output.parent.is_dir():
-            raise InvalidArgument(f"--output {output}: {output.parent} is not a folder")
+        check_output(output)
         Printer(save, save_preview).show(client.stream(text, images, task, params))
         if not saved:
             raise TriptychError("the reply holds no picture")

@@ -87,6 +87,21 @@ def test_draw_previews(server: FakeOrchestrator, tmp_path: Path) -> None:
     assert (tmp_path / "out.preview.png").read_bytes() == png("gray")
 
 
+@pytest.mark.parametrize("name", [".", "..", "/", "", "out.txt", "out.tar.gz"])
+def test_draw_to_where_no_picture_can_go(server: FakeOrchestrator, name: str) -> None:
+    """Said before anything is drawn."""
+    result = run("draw", "x", "-o", name, "--preview-interval", "1")
+    assert result.exit_code == 2
+    assert f"error: --output {name or '.'}" in result.stderr
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["out", "out.PNG", "out.jpg", "out.webp"])
+def test_draw_in_many_formats(server: FakeOrchestrator, tmp_path: Path, name: str) -> None:
+    assert run("draw", "x", "-o", str(tmp_path / name)).exit_code == 0
+    assert (tmp_path / name).stat().st_size > 0
+
+
 def test_edit(server: FakeOrchestrator, tmp_path: Path, image: str) -> None:
     assert run("edit", image, "make it blue", "-o", str(tmp_path / "out.png")).exit_code == 0
     assert server.requests[0].task == pb.TASK_EDIT
