@@ -288,6 +288,9 @@ def _reported() -> Iterator[None]:
     except OSError as error:
         note(f"error: {error}")
         raise typer.Exit(EXIT_BAD_INPUT) from None
+    except UnicodeError as error:  # an argument, or a line of stdin
+        note(f"error: not UTF-8: {error}")
+        raise typer.Exit(EXIT_BAD_INPUT) from None
 
 
 app.command()(_reported()(export))

@@ -4,7 +4,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -12,6 +12,7 @@ from triptych.client import DEFAULT_ADDRESS
 from triptych.console import note
 from triptych.errors import InvalidArgument
 
+MAX_DIGITS: Final = 18
 Components = Annotated[
     list[str], typer.Argument(metavar="COMPONENT...", help="encoder, llm, decoder; several together")
 ]
@@ -78,7 +79,7 @@ def pairs(entries: Sequence[str], flag: str) -> dict[str, str]:
 
 
 def number(text: str, flag: str) -> int:
-    """Raises InvalidArgument naming the flag and the text that is no number."""
-    if not text.isdecimal():
-        raise InvalidArgument(f"{flag} has {text!r}, must be a number")
+    """Raises InvalidArgument naming the flag and the text that is no number, or one that no one means."""
+    if not text.isdecimal() or len(text) > MAX_DIGITS:
+        raise InvalidArgument(f"{flag} has {text[:MAX_DIGITS]!r}, must be a number of at most {MAX_DIGITS} digits")
     return int(text)

@@ -195,6 +195,27 @@ def test_bad_usage_exits_with_2(server: FakeOrchestrator, args: list[str]) -> No
     assert server.requests == []
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["ask", "\udcff"],
+        ["draw", "\udcff", "-o", "out.png"],
+        ["status", "--address", "\udcff:1"],
+        ["health", "--service", "\udcff"],
+        ["upgrade", "encoder", "--set", "a=\udcff"],
+        ["--api-key-file", sys.executable, "status"],
+        ["up", "--checkpoint", ".", "--replicas", f"encoder={'9' * 5000}"],
+    ],
+)
+def test_bytes_that_are_no_text(
+    server: FakeOrchestrator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str]
+) -> None:
+    """One line, no traceback. Python has such bytes of an argument as surrogates."""
+    monkeypatch.setattr("triptych.local.control.socket_of", lambda address: tmp_path)
+    result = run(*args)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+
+
 @pytest.mark.parametrize("args", [["status"], ["draw", "x", "-o", "out.png"]])
 def test_on_a_terminal(server: FakeOrchestrator, tmp_path: Path, args: list[str]) -> None:
     ours, theirs = pty.openpty()
