@@ -182,6 +182,7 @@ def test_exit_code_when_nobody_is_there() -> None:
         ["draw", "x", "-o", "/nowhere/out.png"],
         ["draw", "x", "-o", "out.png", "--seed", "red"],
         ["draw", "x", "-o", "out.png", "--nonsense", "1"],
+        ["evaluate", ".", "-o", __file__],
         ["chat", "--task", "paint"],
         ["chat", "--output-dir", "/nowhere"],
         ["up"],
