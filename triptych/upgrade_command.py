@@ -13,6 +13,7 @@ from triptych.console import note
 from triptych.errors import InvalidArgument
 
 MAX_DIGITS: Final = 18
+MAX_CALLS: Final = 2**31 - 1  # what the request holds
 Components = Annotated[
     list[str], typer.Argument(metavar="COMPONENT...", help="encoder, llm, decoder; several together")
 ]
@@ -30,7 +31,9 @@ def upgrade(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="further settings of the new version")
     ] = None,
     share: Annotated[float, typer.Option(min=0, max=1, help="of the requests, at most, during the trial")] = 1.0,
-    trial: Annotated[int, typer.Option(min=0, help="calls to serve well before taking over; 0: none")] = 20,
+    trial: Annotated[
+        int, typer.Option(min=0, max=MAX_CALLS, help="calls to serve well before taking over; 0: none")
+    ] = 20,
     trial_s: Annotated[float, typer.Option(min=0, help="the trial ends after that long, if fewer calls came")] = 10.0,
     address: Address = DEFAULT_ADDRESS,
     release: Annotated[str, typer.Option(help="a Helm release; without it, `triptych up` is upgraded")] = "",

@@ -183,6 +183,7 @@ def test_exit_code_when_nobody_is_there() -> None:
         ["draw", "x", "-o", "out.png", "--seed", "red"],
         ["draw", "x", "-o", "out.png", "--nonsense", "1"],
         ["evaluate", ".", "-o", __file__],
+        ["upgrade", "encoder", "--backend", "torch", "--trial", "99999999999"],
         ["chat", "--task", "paint"],
         ["chat", "--output-dir", "/nowhere"],
         ["up"],
