@@ -42,7 +42,7 @@ ACCESS: Final[ContextVar[Access]] = ContextVar("access")  # from the options bef
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
 Address = Annotated[str, typer.Option(envvar="TRIPTYCH_ADDRESS", help="host:port of the orchestrator")]
-Timeout = Annotated[float, typer.Option(min=0.001, help="seconds until a call is given up")]
+Timeout = Annotated[float, typer.Option(min=0.001, max=1e9, help="seconds until a call is given up")]
 Seed = Annotated[int | None, typer.Option(help="same seed, same result; drawn by the server when absent")]
 Steps = Annotated[int | None, typer.Option(help="denoising steps; the model's own default when absent")]
 Guidance = Annotated[float | None, typer.Option(help="how strongly to follow the text; 1 switches guidance off")]

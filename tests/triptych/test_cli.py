@@ -182,6 +182,7 @@ def test_exit_code_when_nobody_is_there() -> None:
         ["draw", "x", "-o", "/nowhere/out.png"],
         ["draw", "x", "-o", "out.png", "--seed", "red"],
         ["draw", "x", "-o", "out.png", "--nonsense", "1"],
+        ["status", "--timeout-s", "inf"],  # which gRPC takes for a moment long past
         ["evaluate", ".", "-o", __file__],
         ["upgrade", "encoder", "--backend", "torch", "--trial", "99999999999"],
         ["chat", "--task", "paint"],
