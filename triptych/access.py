@@ -69,7 +69,7 @@ class Access:
     def metadata(self, address: str) -> tuple[tuple[str, str], ...]:
         """What every call to `address` carries. Raises InvalidArgument for a key that anybody on the way could read, or
         that no header can hold; the key itself is in no message."""
-        key = self.api_key or (self.api_key_file.read_text(encoding="utf-8").strip() if self.api_key_file else "")
+        key = self.api_key or self._key_in_file()
         if not key:
             return ()
         if len(key) > MAX_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key:
@@ -80,6 +80,14 @@ class Access:
                 f"else guards the way, {VARIABLES['insecure']}=1"
             )
         return (("authorization", f"Bearer {key}"),)
+
+    def _key_in_file(self) -> str:
+        if self.api_key_file is None:
+            return ""
+        try:
+            return self.api_key_file.read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError:
+            raise InvalidArgument(f"{self.api_key_file} holds no API key: it is not text") from None
 
 
 def _path(value: str) -> Path | None:

@@ -39,7 +39,7 @@ class Chat:
                 return
             try:
                 self._obey(line)
-            except TriptychError as error:
+            except (TriptychError, UnicodeError) as error:
                 if not self._is_interactive:
                     raise
                 note(f"error: {error}")
@@ -58,7 +58,7 @@ class Chat:
         if not line.startswith("/"):
             self._answer(line)
         elif command == "/image":
-            self._images.append(image_bytes(Path(rest.strip()).expanduser()))
+            self._images.append(image_bytes(_path(rest.strip())))
         elif command == "/task":
             self._task = _task(rest.strip())
         else:
@@ -73,8 +73,18 @@ class Chat:
         number = 1
         while (path := self._output_dir / f"image-{number:03}.png").exists():
             number += 1
-        drawing.save(path)
+        try:
+            drawing.save(path)
+        except OSError as error:
+            raise InvalidArgument(f"--output-dir {self._output_dir}: {error.strerror}") from error
         return path
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # the home of nobody here
+        raise InvalidArgument(f"image {text!r}: {error}") from error
 
 
 def _task(name: str) -> Task:

@@ -27,6 +27,7 @@ from triptych.export_command import export
 from triptych.health import check_health
 from triptych.imports import import_app
 from triptych.keys_command import keys_app
+from triptych.output import check_output
 from triptych.replies import Drawing, Preview
 from triptych.requests import ImageSource, Params, Task
 from triptych.train_command import SETTINGS, train
@@ -41,7 +42,7 @@ ACCESS: Final[ContextVar[Access]] = ContextVar("access")  # from the options bef
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
 Address = Annotated[str, typer.Option(envvar="TRIPTYCH_ADDRESS", help="host:port of the orchestrator")]
-Timeout = Annotated[float, typer.Option(min=0.001, help="seconds until a call is given up")]
+Timeout = Annotated[float, typer.Option(min=0.001, max=1e9, help="seconds until a call is given up")]
 Seed = Annotated[int | None, typer.Option(help="same seed, same result; drawn by the server when absent")]
 Steps = Annotated[int | None, typer.Option(help="denoising steps; the model's own default when absent")]
 Guidance = Annotated[float | None, typer.Option(help="how strongly to follow the text; 1 switches guidance off")]
@@ -252,8 +253,7 @@ def _make(
         output.with_suffix(".preview.png").write_bytes(preview.png)
 
     with _reported(), _client(address, timeout_s) as client:
-        if not output.parent.is_dir():
-            raise InvalidArgument(f"--output {output}: {output.parent} is not a folder")
+        check_output(output)
         Printer(save, save_preview).show(client.stream(text, images, task, params))
         if not saved:
             raise TriptychError("the reply holds no picture")
@@ -287,6 +287,9 @@ def _reported() -> Iterator[None]:
         raise
     except OSError as error:
         note(f"error: {error}")
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    except UnicodeError as error:  # an argument, or a line of stdin
+        note(f"error: not UTF-8: {error}")
         raise typer.Exit(EXIT_BAD_INPUT) from None
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from triptych.errors import InvalidArgument
 from triptych.handover import hand_over
 
 MODULE = "services.trainer.evaluate"
@@ -31,6 +32,8 @@ def evaluate(
     processes: Annotated[int, typer.Option(min=0, help="to spread the work over; 0: one for each core")] = 0,
 ) -> None:
     """Measure a checkpoint on the Blocks world, or on data sets. Figures and the report's path go to stdout."""
+    if output.exists() and not output.is_dir():
+        raise InvalidArgument(f"--output {output} is a file, must be a folder or a new name")
     args = [str(checkpoint), "--output", str(output), "--num-scenes", str(num_scenes), "--seed", str(seed)]
     args += ["--num-records", str(num_records), "--processes", str(processes)]
     args += [f"--data={pair}" for pair in data or ()]

@@ -21,6 +21,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import IO, Final
 from urllib.parse import urlsplit
@@ -45,7 +46,14 @@ def main(argv: list[str] | None = None) -> int:
     except TriptychError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidArgument) else 1
-    except (OSError, tarfile.TarError) as error:  # a full disk, a connection that breaks, a broken archive
+    except InvalidURL as error:
+        print(f"error: url {args.url!r}: {error}", file=sys.stderr)
+        return 2
+    except (
+        OSError,
+        HTTPException,
+        tarfile.TarError,
+    ) as error:  # a full disk, a cut line, a broken archive
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -67,7 +75,7 @@ def fetch(folder: Path, digest: str, url: str | None = None) -> None:
 
 def _bring(url: str, folder: Path) -> None:
     """Into a folder beside the files first, moved into place as a whole: card.json comes last."""
-    scheme = urlsplit(url).scheme
+    scheme = _scheme(url)
     known: dict[str, Callable[[str, Path], None]] = {
         **dict.fromkeys(("http", "https"), _archive),
         "hf": _hugging_face,
@@ -83,6 +91,13 @@ def _bring(url: str, folder: Path) -> None:
         source = _component(Path(partial), url)
         for path in sorted(source.iterdir(), key=lambda path: path.name == CARD_FILE):
             _replace(path, folder / path.name)
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError as error:
+        raise InvalidArgument(f"url {url!r}: {error}") from error
 
 
 def _replace(path: Path, target: Path) -> None:

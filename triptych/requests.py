@@ -98,6 +98,8 @@ def image_bytes(image: ImageSource) -> bytes:
             return Path(image).read_bytes()
         except OSError as error:
             raise InvalidArgument(f"image {os.fspath(image)!r}: {error.strerror}") from error
+        except ValueError as error:  # a path with a NUL
+            raise InvalidArgument(f"image {os.fspath(image)!r}: {error}") from error
     png = io.BytesIO()
     image.save(png, "PNG")
     return png.getvalue()

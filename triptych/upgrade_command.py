@@ -4,7 +4,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -12,6 +12,8 @@ from triptych.client import DEFAULT_ADDRESS
 from triptych.console import note
 from triptych.errors import InvalidArgument
 
+MAX_DIGITS: Final = 18
+MAX_CALLS: Final = 2**31 - 1  # what the request holds
 Components = Annotated[
     list[str], typer.Argument(metavar="COMPONENT...", help="encoder, llm, decoder; several together")
 ]
@@ -29,7 +31,9 @@ def upgrade(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="further settings of the new version")
     ] = None,
     share: Annotated[float, typer.Option(min=0, max=1, help="of the requests, at most, during the trial")] = 1.0,
-    trial: Annotated[int, typer.Option(min=0, help="calls to serve well before taking over; 0: none")] = 20,
+    trial: Annotated[
+        int, typer.Option(min=0, max=MAX_CALLS, help="calls to serve well before taking over; 0: none")
+    ] = 20,
     trial_s: Annotated[float, typer.Option(min=0, help="the trial ends after that long, if fewer calls came")] = 10.0,
     address: Address = DEFAULT_ADDRESS,
     release: Annotated[str, typer.Option(help="a Helm release; without it, `triptych up` is upgraded")] = "",
@@ -37,6 +41,7 @@ def upgrade(
     chart: Annotated[str, typer.Option(help="the release's chart")] = "helm/triptych",
     image: Annotated[str, typer.Option(help="tag of the new image; with --release")] = "",
     digest: Annotated[str, typer.Option(help="digest of the new card; with --release and --checkpoint")] = "",
+    timeout: Annotated[str, typer.Option(help="until all new pods are ready, as 90m; with --release")] = "15m",
 ) -> None:
     """Upgrade components one at a time, or together those that belong together. Ends with 0 when only the new version
     serves, with 1 and the reason when only the old one does."""
@@ -45,7 +50,8 @@ def upgrade(
         from triptych.helm_upgrade import HelmUpgrade
 
         upgraded = HelmUpgrade(release, namespace, chart)
-        upgraded.run(components, checkpoint=checkpoint, digest=digest, image=image, settings=wanted, share=share)
+        change = {"checkpoint": checkpoint, "digest": digest, "image": image, "timeout": timeout}
+        upgraded.run(components, settings=wanted, share=share, **change)
         return
     if image or digest:
         raise InvalidArgument("--image and --digest are for a Helm release: give --release too")
@@ -76,7 +82,7 @@ def pairs(entries: Sequence[str], flag: str) -> dict[str, str]:
 
 
 def number(text: str, flag: str) -> int:
-    """Raises InvalidArgument naming the flag and the text that is no number."""
-    if not text.isdecimal():
-        raise InvalidArgument(f"{flag} has {text!r}, must be a number")
+    """Raises InvalidArgument naming the flag and the text that is no number, or one that no one means."""
+    if not text.isdecimal() or len(text) > MAX_DIGITS:
+        raise InvalidArgument(f"{flag} has {text[:MAX_DIGITS]!r}, must be a number of at most {MAX_DIGITS} digits")
     return int(text)

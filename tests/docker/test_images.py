@@ -98,6 +98,13 @@ def test_what_the_process_needs_is_installed(word: str) -> None:
     assert "-c constraints.txt" in script
 
 
+def test_what_the_trainers_image_cannot_do_is_said() -> None:
+    """A recipe that asks for exports would be trained whole, and fail then."""
+    docs = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    exports = requirements("export") <= requirements(*installed("trainer"))
+    assert ("no `[export]`" in docs) is not exports
+
+
 def test_torch_is_the_one_that_is_pinned() -> None:
     """In a layer that no other dependency changes."""
     (version,) = re.findall(r"^ARG TORCH=(.*)$", DOCKERFILE, re.MULTILINE)

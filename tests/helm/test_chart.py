@@ -87,6 +87,9 @@ def test_the_chart_is_for_this_version() -> None:
         {"tls": {"enable": True}},
         {"tls": {"certManager": {"duration": "90 days"}}},
         {"more": {"ca": {"service": "llm"}}},
+        {"more": {"trainer-default": {"service": "llm"}}},  # as a worker's Deployment
+        {"trainer": {"enabled": True, "workers": [{"name": "a", "queue": q, "replicas": 1} for q in ("a", "b")]}},
+        {"defaults": {"disruptionBudget": {"maxUnavailable": "0%"}}},  # no node could be drained
     ],
     ids=json.dumps,
 )
@@ -134,3 +137,5 @@ def test_notes_say_what_is_open(name: str) -> None:
     assert "port-forward service/triptych-orchestrator 50050" in notes
     assert ("NOT encrypted" in notes) is (not values.get("tls", {}).get("enabled"))
     assert ("no API key" in notes) is (not values.get("keys"))
+    # Certificates are for `localhost`, not for 127.0.0.1.
+    assert ("status --address localhost:50050" in notes) is ("NOT encrypted" not in notes)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helm.charts import of_kind, pod, render, service_of
+from tests.helm.charts import DIGEST, of_kind, pod, render, service_of
 from tests.helm.test_objects import Objects, serving, settings
 
 
@@ -70,3 +70,29 @@ def test_the_provider_of_tokens_may_be_asked(jwks: str, port: int | None) -> Non
     rules = objects["NetworkPolicy", "triptych-orchestrator"]["spec"]["egress"]
     anywhere = [entry["port"] for rule in rules if "to" not in rule for entry in rule["ports"]]
     assert anywhere == ([port] if port else [])
+
+
+@pytest.mark.parametrize(
+    ("component", "config", "ports"),
+    [
+        ("encoder", {"backend": "triton", "triton_address": "triton.models:8001"}, [8001]),
+        ("orchestrator", {"encoder_addresses": ["a:50061", "b:50061"], "llm_addresses": ["c:50062"]}, [50061, 50062]),
+        ("orchestrator", {}, []),
+        ("encoder", {}, []),
+    ],
+)
+def test_addresses_in_settings_may_be_reached(component: str, config: dict[str, object], ports: list[int]) -> None:
+    """Which the chart knows nothing of but their ports."""
+    objects = render({component: {"config": config}})
+    rules = objects["NetworkPolicy", f"triptych-{component}"]["spec"]["egress"]
+    assert [entry["port"] for rule in rules if "to" not in rule for entry in rule["ports"]] == ports
+
+
+@pytest.mark.parametrize("values", [{"networkPolicy": {"fetchPorts": []}}, {"orchestrator": {"apiPorts": []}}])
+def test_no_ports_are_none(values: dict[str, dict[str, object]]) -> None:
+    """To Kubernetes, a rule without ports is one for all of them."""
+    fetched = {"source": "fetch", "digest": DIGEST, "fetch": {"url": "hf://a/b@c/llm"}}
+    values.setdefault("orchestrator", {})["discovery"] = "endpointslices"
+    objects = render({"llm": {"checkpoint": fetched}} | values)
+    for policy in of_kind(objects, "NetworkPolicy"):
+        assert all(rule["ports"] for rule in policy["spec"]["egress"])

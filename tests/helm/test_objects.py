@@ -127,6 +127,12 @@ def test_every_setting_arrives(service: str) -> None:
     assert {name: read[name] for name in given} == given
 
 
+def test_every_pod_may_pull_its_images() -> None:
+    """Redis' too, which a registry of ones own may mirror."""
+    found = [pod(workload) for workload in workloads(render(values_of("everything")))]
+    assert {json.dumps(spec.get("imagePullSecrets")) for spec in found} == {'[{"name": "registry"}]'}
+
+
 def test_checkpoints_are_not_shared(objects: Objects) -> None:
     sources = []
     for found in serving(objects):

@@ -14,7 +14,7 @@ from triptych.status import _BY_CODE
 DASHBOARDS = sorted((ROOT / "helm" / "triptych" / "dashboards").glob("*.json"))
 ALERTS = ROOT / "helm" / "triptych" / "alerts.yaml"
 NAME = re.compile(r"\b((?:triptych|process)_\w+)(\{[^}]*\})?")
-SCRAPED = {"instance", "job", "le"}  # labels that Prometheus and histograms bring
+SCRAPED = {"instance", "job", "namespace", "le"}  # labels that Prometheus and histograms bring
 COMPONENTS = ("encoder", "llm", "decoder")
 
 
@@ -79,6 +79,13 @@ def test_every_status_says_what_to_do() -> None:
     listed = set(re.findall(r"^\| `([A-Z_]+)` \|", FILE.read_text(encoding="utf-8"), re.MULTILINE))
     assert listed == {*_BY_CODE, "INTERNAL"}
     assert listed <= {code.name for code in grpc.StatusCode}
+
+
+def test_alerts_are_of_one_release() -> None:
+    """Its orchestrators are scraped as one job: what another release has must not hide what this one lacks."""
+    aggregated = [re.findall(r"\b(?:sum|min|max)\b(?: by \(([^)]*)\))?", text) for text in expressions(ALERTS)]
+    assert all(aggregated)
+    assert [labels for found in aggregated for labels in found if not labels.startswith("namespace, job")] == []
 
 
 def test_every_alert_is_explained() -> None:

@@ -42,6 +42,13 @@ def test_key_file_is_read_at_every_call(tmp_path: Path) -> None:
     assert access.metadata("localhost:1") == (("authorization", "Bearer tk_two"),)
 
 
+def test_a_key_file_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidArgument, match=str(path)):
+        Access(api_key_file=path).metadata("localhost:1")
+
+
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "ümlaut", "x" * 9000])
 def test_a_key_that_no_header_holds(key: str) -> None:
     with pytest.raises(InvalidArgument, match="printable ASCII") as refused:

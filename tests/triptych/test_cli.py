@@ -87,6 +87,21 @@ def test_draw_previews(server: FakeOrchestrator, tmp_path: Path) -> None:
     assert (tmp_path / "out.preview.png").read_bytes() == png("gray")
 
 
+@pytest.mark.parametrize("name", [".", "..", "/", "", "out.txt", "out.tar.gz"])
+def test_draw_to_where_no_picture_can_go(server: FakeOrchestrator, name: str) -> None:
+    """Said before anything is drawn."""
+    result = run("draw", "x", "-o", name, "--preview-interval", "1")
+    assert result.exit_code == 2
+    assert f"error: --output {name or '.'}" in result.stderr
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["out", "out.PNG", "out.jpg", "out.webp"])
+def test_draw_in_many_formats(server: FakeOrchestrator, tmp_path: Path, name: str) -> None:
+    assert run("draw", "x", "-o", str(tmp_path / name)).exit_code == 0
+    assert (tmp_path / name).stat().st_size > 0
+
+
 def test_edit(server: FakeOrchestrator, tmp_path: Path, image: str) -> None:
     assert run("edit", image, "make it blue", "-o", str(tmp_path / "out.png")).exit_code == 0
     assert server.requests[0].task == pb.TASK_EDIT
@@ -167,6 +182,9 @@ def test_exit_code_when_nobody_is_there() -> None:
         ["draw", "x", "-o", "/nowhere/out.png"],
         ["draw", "x", "-o", "out.png", "--seed", "red"],
         ["draw", "x", "-o", "out.png", "--nonsense", "1"],
+        ["status", "--timeout-s", "inf"],  # which gRPC takes for a moment long past
+        ["evaluate", ".", "-o", __file__],
+        ["upgrade", "encoder", "--backend", "torch", "--trial", "99999999999"],
         ["chat", "--task", "paint"],
         ["chat", "--output-dir", "/nowhere"],
         ["up"],
@@ -178,6 +196,27 @@ def test_bad_usage_exits_with_2(server: FakeOrchestrator, args: list[str]) -> No
     assert result.exit_code == 2
     assert result.stderr
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["ask", "\udcff"],
+        ["draw", "\udcff", "-o", "out.png"],
+        ["status", "--address", "\udcff:1"],
+        ["health", "--service", "\udcff"],
+        ["upgrade", "encoder", "--set", "a=\udcff"],
+        ["--api-key-file", sys.executable, "status"],
+        ["up", "--checkpoint", ".", "--replicas", f"encoder={'9' * 5000}"],
+    ],
+)
+def test_bytes_that_are_no_text(
+    server: FakeOrchestrator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str]
+) -> None:
+    """One line, no traceback. Python has such bytes of an argument as surrogates."""
+    monkeypatch.setattr("triptych.local.control.socket_of", lambda address: tmp_path)
+    result = run(*args)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
 
 
 @pytest.mark.parametrize("args", [["status"], ["draw", "x", "-o", "out.png"]])

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import shutil
+import socket
 import tarfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -213,6 +214,29 @@ def test_sources_that_do_not_answer(site: Site, tmp_path: Path) -> None:
             fetch(tmp_path / "out", digest, url)
     with pytest.raises(InvalidArgument, match="64 hexadecimal"):
         fetch(tmp_path / "out", "sha256:1")
+
+
+@pytest.mark.parametrize("url", ["http://[a", "https://localhost:x/a.tar", "http://a b/c.tar", "oci://localhost:x/a:1"])
+def test_what_is_no_url(tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str) -> None:
+    assert main([str(tmp_path / "out"), "--digest", f"sha256:{'0' * 64}", "--url", url]) == 2
+    assert f"error: url {url!r}" in capsys.readouterr().err
+
+
+def test_a_connection_that_breaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Within a chunk, which http.client has an error of its own for."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n400\r\nhalf")
+
+        thread = Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/a.tar"
+        assert main([str(tmp_path / "out"), "--digest", f"sha256:{'0' * 64}", "--url", url]) == 1
+        thread.join()
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_a_token_is_not_asked_for_in_the_open() -> None:

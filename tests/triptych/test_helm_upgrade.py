@@ -30,7 +30,7 @@ def test_only_what_changes_is_said(said: Path) -> None:
     assert code == 0
     assert said.read_text().split() == [
         *("upgrade", "art", "chart", "--namespace", "gallery", "--reuse-values"),
-        *("--set-string", "decoder.image.tag=0.2.0"),
+        *("--set-string", "decoder.image.tag=0.2.0", "--set-string", "decoder.image.digest="),
         *("--set", "decoder.config.max_num_requests=4", "--set", "decoder.config.share=0.1"),
         *("--atomic", "--wait", "--timeout", "15m"),
     ]
@@ -38,12 +38,21 @@ def test_only_what_changes_is_said(said: Path) -> None:
 
 def test_checkpoints_by_url_and_by_folder(said: Path) -> None:
     digest = f"sha256:{'0' * 64}"
-    assert upgrade("llm", "encoder", *RELEASE, "--checkpoint", "v2", "--digest", digest)[0] == 0
-    for stage in ("llm", "encoder"):
-        assert f"{stage}.checkpoint.pvc.subPath=v2" in said.read_text()
-        assert f"{stage}.checkpoint.digest={digest}" in said.read_text()
+    assert upgrade("llm", *RELEASE, "--checkpoint", "v2/llm", "--digest", digest)[0] == 0
+    assert "llm.checkpoint.source=pvc" in said.read_text()
+    assert "llm.checkpoint.pvc.subPath=v2/llm" in said.read_text()
+    assert f"llm.checkpoint.digest={digest}" in said.read_text()
     assert upgrade("llm", *RELEASE, "--checkpoint", "https://host/a,b.tar.gz")[0] == 0
+    assert "llm.checkpoint.source=fetch" in said.read_text()
     assert r"llm.checkpoint.fetch.url=https://host/a\,b.tar.gz" in said.read_text()
+
+
+def test_a_share_does_not_stay(said: Path) -> None:
+    """--reuse-values would keep that of the upgrade before."""
+    assert upgrade("decoder", "orchestrator", *RELEASE, "--image", "0.2.0", "--timeout", "90m")[0] == 0
+    assert "decoder.config.share=1\n" in said.read_text()
+    assert "orchestrator.config" not in said.read_text()  # it has none
+    assert said.read_text().endswith("--timeout\n90m\n")
 
 
 def test_taken_back(said: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +66,7 @@ def test_taken_back(said: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("args", "named"),
     [
         (("decoder", *RELEASE), "nothing to upgrade to"),
+        (("llm", "encoder", *RELEASE, "--checkpoint", "v2"), "not those of llm, encoder"),
         (("decoder", *RELEASE, "--set", "oops"), "--set 'oops' must be NAME=VALUE"),
         (("decoder", "--image", "0.2.0"), "for a Helm release"),
     ],

@@ -4,7 +4,7 @@
 - name: checkpoint
 {{- if eq $checkpoint.source "pvc" }}
   persistentVolumeClaim:
-    claimName: {{ $checkpoint.pvc.claimName | default (include "triptych.fullname" .) }}
+    claimName: {{ $checkpoint.pvc.claimName | default (include "triptych.fullname" .) | quote }}
     readOnly: true
 {{- else if eq $checkpoint.source "image" }}
   image:
@@ -77,6 +77,6 @@ env:
   {{- end }}
 {{- with $fetch.secretName }}
 envFrom:
-  - secretRef: {name: {{ . }}}
+  - secretRef: {name: {{ . | quote }}}
 {{- end }}
 {{- end -}}

@@ -6,8 +6,8 @@
 
 {{- define "triptych.selector" -}}
 app.kubernetes.io/name: triptych
-app.kubernetes.io/instance: {{ .root.Release.Name }}
-app.kubernetes.io/component: {{ .name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
+app.kubernetes.io/component: {{ .name | quote }}
 {{- end -}}
 
 {{/* No version: it would change objects that an upgrade of one image leaves as they are. */}}
@@ -25,7 +25,7 @@ without a change to the orchestrator. Take (dict "root" $ "service" "decoder"). 
 
 {{- define "triptych.stageSelector" -}}
 app.kubernetes.io/name: triptych
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 triptych/service: {{ .service }}
 {{- end -}}
 
@@ -49,8 +49,10 @@ left out. */}}
 {{- range $service := list "encoder" "llm" "decoder" "orchestrator" -}}
 {{- $_ := set $all $service (merge (dict "service" $service) (index $values $service)) -}}
 {{- end -}}
+{{- $taken := list "trainer" "redis" "ca" -}}
+{{- range $values.trainer.workers -}}{{- $taken = append $taken (printf "trainer-%s" .name) -}}{{- end -}}
 {{- range $name, $own := $values.more -}}
-{{- if or (hasKey $all $name) (has $name (list "trainer" "redis" "ca")) -}}
+{{- if or (hasKey $all $name) (has $name $taken) -}}
 {{- fail (printf "more.%s: the name is taken" $name) -}}
 {{- end -}}
 {{- $_ := set $all $name $own -}}

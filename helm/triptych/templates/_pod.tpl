@@ -104,11 +104,11 @@ runtimeClassName: {{ . | quote }}
 {{- define "triptych.secretVolumes" -}}
 {{- if .root.Values.tls.enabled }}
 - name: tls
-  secret: {secretName: {{ include "triptych.tlsSecret" . }}, defaultMode: 0440}
+  secret: {secretName: {{ include "triptych.tlsSecret" . | quote }}, defaultMode: 0440}
 {{- end }}
 {{- if and (eq .service "orchestrator") .root.Values.keys.secretName }}
 - name: keys
-  secret: {secretName: {{ .root.Values.keys.secretName }}, defaultMode: 0440}
+  secret: {secretName: {{ .root.Values.keys.secretName | quote }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}
 

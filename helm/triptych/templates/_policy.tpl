@@ -25,6 +25,28 @@
 {{- end -}}
 {{- end -}}
 
+{{/* To what its settings name, which may be anywhere. */}}
+{{- define "triptych.addressesEgress" -}}
+{{- $config := .of.config -}}
+{{- $ports := list -}}
+{{- range $key := list "triton_address" "encoder_addresses" "llm_addresses" "decoder_addresses" -}}
+{{- range splitList "," (include "triptych.setting" (get $config $key)) -}}
+{{- with regexFind "[0-9]+$" . -}}{{- $ports = append $ports . -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- include "triptych.anywhere" ($ports | uniq) }}
+{{- end -}}
+
+{{/* A rule for these ports; without one it would be a rule for all. */}}
+{{- define "triptych.anywhere" -}}
+{{- with . }}
+- ports:
+    {{- range . }}
+    - {port: {{ int . }}}
+    {{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "triptych.policy" -}}
 {{- $component := . -}}
 {{- $policy := .root.Values.networkPolicy -}}
@@ -76,17 +98,12 @@ spec:
 {{- end }}
 {{- end }}
 {{- if eq (include "triptych.watches" .) "true" }}
-- ports:
-    {{- range .of.apiPorts }}
-    - {port: {{ int . }}}
-    {{- end }}
+{{- include "triptych.anywhere" .of.apiPorts }}
 {{- end }}
 {{- include "triptych.keysEgress" . }}
 {{- else if eq .of.checkpoint.source "fetch" }}
-- ports:
-    {{- range .root.Values.networkPolicy.fetchPorts }}
-    - {port: {{ int . }}}
-    {{- end }}
+{{- include "triptych.anywhere" .root.Values.networkPolicy.fetchPorts }}
 {{- end }}
+{{- include "triptych.addressesEgress" . }}
 {{- include "triptych.tracesEgress" . }}
 {{- end -}}

@@ -24,5 +24,5 @@ metadata:
   labels: {{- include "triptych.labels" . | nindent 4 }}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: {{ $fullname }}}
 subjects:
-  - {kind: ServiceAccount, name: {{ $fullname }}, namespace: {{ .root.Release.Namespace }}}
+  - {kind: ServiceAccount, name: {{ $fullname }}, namespace: {{ .root.Release.Namespace | quote }}}
 {{- end -}}

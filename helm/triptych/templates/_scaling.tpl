@@ -29,7 +29,9 @@ spec:
       stabilizationWindowSeconds: {{ int $scaling.scaleDownAfterSeconds }}
       policies: [{type: Pods, value: 1, periodSeconds: 60}]
 {{- else }}
-{{- $pods := printf "{namespace=\"%s\",pod=~\"%s-.*\"}[1m]" .root.Release.Namespace (printf "%s-[0-9a-f]+" $fullname) }}
+{{- /* Of a pod's name Kubernetes keeps 58 characters and adds five: of a long one the hash is cut, and its hyphen gone. */ -}}
+{{- $pod := printf "%s[0-9a-f]*-?[0-9a-z]{5}" (printf "%s-" $fullname | trunc 58) -}}
+{{- $pods := printf "{namespace=\"%s\",pod=~\"%s\"}[1m]" .root.Release.Namespace $pod }}
 ---
 apiVersion: keda.sh/v1alpha1
 kind: ScaledObject

@@ -25,7 +25,7 @@ metadata:
   name: {{ include "triptych.fullname" . }}
   labels: {{- include "triptych.labels" . | nindent 4 }}
 spec:
-  secretName: {{ include "triptych.tlsSecret" . }}
+  secretName: {{ include "triptych.tlsSecret" . | quote }}
   issuerRef: {{- include "triptych.issuer" .root | nindent 4 }}
   duration: {{ $tls.certManager.duration }}
   renewBefore: {{ $tls.certManager.renewBefore }}
