@@ -98,11 +98,9 @@ def test_what_the_process_needs_is_installed(word: str) -> None:
     assert "-c constraints.txt" in script
 
 
-def test_what_the_trainers_image_cannot_do_is_said() -> None:
-    """A recipe that asks for exports would be trained whole, and fail then."""
-    docs = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
-    exports = requirements("export") <= requirements(*installed("trainer"))
-    assert ("no `[export]`" in docs) is not exports
+def test_the_trainer_exports() -> None:
+    """As a recipe may ask for, after hours of training."""
+    assert requirements("export") <= requirements(*installed("trainer"))
 
 
 def test_torch_is_the_one_that_is_pinned() -> None:
@@ -110,7 +108,7 @@ def test_torch_is_the_one_that_is_pinned() -> None:
     (version,) = re.findall(r"^ARG TORCH=(.*)$", DOCKERFILE, re.MULTILINE)
     assert f"torch=={version}" in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert copied("torch") == []
-    assert all(ancestors(word)[1:] == ["models", "torch", "runtime"] for word in WORDS if word != "orchestrator")
+    assert all(ancestors(word)[-3:] == ["models", "torch", "runtime"] for word in WORDS if word != "orchestrator")
     assert ancestors("orchestrator") == ["orchestrator", "runtime"]
     assert "torch" not in STAGES["orchestrator"] + STAGES["runtime"] + STAGES["project"]
 
