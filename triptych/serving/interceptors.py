@@ -83,7 +83,7 @@ class TraceInterceptor(AroundInterceptor):
             try:
                 yield
             finally:
-                span.set(status=_code(context, otherwise="OK" if sys.exception() is None else "CANCELLED"))
+                span.set(status=_code(context, otherwise="OK" if sys.exception() is None else _broken_off(context)))
 
 
 class CallInterceptor(AroundInterceptor):
@@ -104,8 +104,7 @@ class CallInterceptor(AroundInterceptor):
             yield
             code = _code(context, otherwise="OK")
         except BaseException:
-            expired = (context.time_remaining() or 1.0) <= 0.0
-            code = _code(context, otherwise="DEADLINE_EXCEEDED" if expired else "CANCELLED")
+            code = _code(context, otherwise=_broken_off(context))
             raise
         finally:
             duration_ms = (time.perf_counter() - started) * 1000
@@ -193,6 +192,12 @@ def _code(context: Context, otherwise: str) -> str:
         if value in (code, code.value[0]) and code is not grpc.StatusCode.OK:
             return code.name
     return otherwise
+
+
+def _broken_off(context: Context) -> str:
+    """Why a handler was cancelled."""
+    left_s = context.time_remaining()  # None: no deadline; never below 0
+    return "CANCELLED" if left_s is None or left_s > 0 else "DEADLINE_EXCEEDED"
 
 
 def changed(handler: Handler, change: Callable[[Behavior], Behavior]) -> Handler:
