@@ -128,11 +128,13 @@ class Worker:
                 )
             self._num_waiting += 1
         context = contextvars.copy_context()
-        future = self._executor.submit(context.run, self._measured, timing, time.perf_counter(), call)
-        future.add_done_callback(self._left)
+        waiting = [call]
+        future = self._executor.submit(context.run, self._measured, timing, time.perf_counter(), waiting)
+        future.add_done_callback(partial(self._left, waiting))
         return future
 
-    def _measured(self, timing: Timing, submitted: float, call: Callable[[], T]) -> T:
+    def _measured(self, timing: Timing, submitted: float, waiting: list[Callable[[], T]]) -> T:
+        call = waiting.pop()
         started = time.perf_counter()
         queued_ms = (started - submitted) * 1000
         timing.queued_ms += queued_ms
@@ -154,9 +156,11 @@ class Worker:
                 self._num_running -= 1
                 self._mean_running_ms += 0.2 * (running_ms - self._mean_running_ms)
 
-    def _left(self, future: Future[T]) -> None:
-        """An entry that was cancelled never started: give its place back."""
+    def _left(self, waiting: list[Callable[[], T]], future: Future[T]) -> None:
+        """An entry that was cancelled never started: give its place back, and what it was to work on. The executor
+        keeps its own part of it until the thread comes by."""
         if future.cancelled():
+            waiting.clear()
             with self._lock:
                 self._num_waiting -= 1
 

@@ -1,8 +1,10 @@
 """The worker: one at a time, in order, bounded; what nobody waits for any more is dropped."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import aclosing
 
@@ -134,6 +136,27 @@ async def test_cancelled_entries_free_their_place_and_never_run(worker: Worker) 
     assert tasks[1].cancelled()
 
 
+class Pictures(list[bytes]):
+    """A request's, and as large; a plain list cannot be watched."""
+
+
+async def test_cancelled_entries_are_forgotten_while_the_thread_is_busy(worker: Worker) -> None:
+    gate, first = await occupied(worker)
+    pictures = Pictures()
+    watched = weakref.ref(pictures)
+    runs, streams = asyncio.create_task(worker.run(len, pictures)), worker.stream(iterate, pictures)
+    reads = asyncio.create_task(anext(streams))
+    await settled()
+    for task in (runs, reads):
+        task.cancel()
+    await asyncio.wait((runs, reads))
+    del pictures, runs, reads, streams, task
+    gc.collect()
+    assert watched() is None
+    gate.open.set()
+    await first
+
+
 async def test_a_running_entry_is_finished_though_its_caller_left(worker: Worker) -> None:
     gate, first = await occupied(worker)
     first.cancel()
@@ -171,6 +194,10 @@ async def test_the_request_id_reaches_the_thread(worker: Worker) -> None:
     token = request_id.current.set("abc")
     assert await worker.run(request_id.current.get) == "abc"
     request_id.current.reset(token)
+
+
+def iterate(items: list[bytes]) -> Generator[bytes, None, None]:
+    yield from items
 
 
 def count(up_to: int) -> Generator[int, None, None]:
