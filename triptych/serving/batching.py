@@ -14,7 +14,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from triptych import traces
 from triptych.errors import ResourceExhausted, Unavailable
-from triptych.serving.memory import is_out_of_memory, too_large
+from triptych.serving.memory import forget_frames, is_out_of_memory, too_large
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +147,7 @@ class Worker:
         except Exception as error:
             if is_out_of_memory(error):
                 log.error("out of memory", exc_info=error)
+                forget_frames(error)  # now: the caller may be slow to ask for the error, the next entry is not
                 raise too_large(self._name) from error
             raise
         finally:

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import sys
 import time
-import traceback
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -21,6 +20,7 @@ from triptych import status, traces
 from triptych.errors import TriptychError, Unavailable, Unimplemented
 from triptych.serving import caller, request_id
 from triptych.serving.calls import Calls
+from triptych.serving.memory import forget_frames
 from triptych.serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,9 @@ class ErrorInterceptor(AroundInterceptor):
             await self._abort(context, TriptychError("internal error"))
 
     async def _abort(self, context: Context, error: TriptychError) -> None:
-        _forget_frames(error)
+        forget_frames(
+            error
+        )  # gRPC's abort ties them into a circle: they would stay until the garbage collector comes by
         error.stage = error.stage or self._stage
         error.replica = error.replica or self._replica
         request = request_id.current.get()
@@ -175,14 +177,6 @@ class ErrorInterceptor(AroundInterceptor):
         metadata = (*status.trailing_metadata(error), (request_id.KEY, request))
         with suppress(grpc.aio.InternalError):  # the caller has gone meanwhile
             await context.abort(grpc.StatusCode[error.code], message, metadata)
-
-
-def _forget_frames(error: BaseException | None) -> None:
-    """They hold the request, which may be large, and gRPC's abort ties them into a circle: without this they would stay
-    until the garbage collector comes by."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def _code(context: Context, otherwise: str) -> str:

@@ -35,6 +35,10 @@ class Gate:
         return "through"
 
 
+class Pictures(list[bytes]):
+    """A request's, and as large; a plain list cannot be watched."""
+
+
 async def occupied(worker: Worker) -> tuple[Gate, asyncio.Task[str]]:
     """A worker whose thread is busy until the gate opens."""
     gate = Gate()
@@ -89,6 +93,20 @@ async def test_running_out_of_memory_fails_the_request_alone(worker: Worker, wor
     assert await worker.run(lambda: "next") == "next"
 
 
+async def test_what_took_the_memory_is_gone_before_the_error_is_looked_at(worker: Worker) -> None:
+    seen: list[weakref.ref[Pictures]] = []
+
+    def work() -> None:
+        pictures = Pictures()
+        seen.append(weakref.ref(pictures))
+        raise MemoryError
+
+    with pytest.raises(ResourceExhausted) as caught:
+        await worker.run(work)
+    assert isinstance(caught.value.__cause__, MemoryError)
+    assert seen[0]() is None
+
+
 async def test_other_runtime_errors_stay_what_they_are(worker: Worker) -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         await worker.run(lambda: (_ for _ in ()).throw(RuntimeError("shapes do not match")))
@@ -134,10 +152,6 @@ async def test_cancelled_entries_free_their_place_and_never_run(worker: Worker) 
     await asyncio.gather(first, tasks[0], tasks[2], late)
     assert ran == [0, 2, 9]
     assert tasks[1].cancelled()
-
-
-class Pictures(list[bytes]):
-    """A request's, and as large; a plain list cannot be watched."""
 
 
 async def test_cancelled_entries_are_forgotten_while_the_thread_is_busy(worker: Worker) -> None:
