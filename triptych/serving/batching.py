@@ -60,6 +60,13 @@ class Worker:
         with self._lock:
             return Load(self._num_running, self._num_waiting, self._max_queue_size)
 
+    async def start(self, load: Callable[[], T]) -> T:
+        """`load()` on the worker thread, before any request: its time says nothing about when to come back."""
+        loaded = await self.run(load)
+        with self._lock:
+            self._mean_running_ms = 0.0
+        return loaded
+
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`fn(*args)` on the worker thread. Raises ResourceExhausted when `max_queue_size` entries wait."""
         return await self.timed(Timing(), fn, *args, **kwargs)

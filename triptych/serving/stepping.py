@@ -79,7 +79,7 @@ class StepLoop(Generic[R, Output, Event]):
 
     async def start(self, load: Callable[[], T]) -> T:
         """What `load` returns, from the worker thread; then requests are run."""
-        loaded = await self._worker.run(load)
+        loaded = await self._worker.start(load)
         self._task = asyncio.create_task(self._loop())
         self._task.add_done_callback(lambda _: self._end_all())
         return loaded

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import aclosing
+from functools import partial
 
 import pytest
 
@@ -136,6 +137,18 @@ async def test_refuses_above_the_bound_and_recovers(worker: Worker) -> None:
     await asyncio.gather(first, *waiting)
     assert await worker.run(divmod, 1, 1) == (1, 0)
     assert worker.load == Load(0, 0, 3)
+
+
+async def test_loading_is_no_measure_of_when_to_come_back(worker: Worker) -> None:
+    assert await worker.start(partial(time.sleep, 0.5)) is None
+    gate, first = await occupied(worker)
+    waiting = [asyncio.create_task(worker.run(divmod, 1, 1)) for _ in range(3)]
+    await settled()
+    with pytest.raises(ResourceExhausted) as caught:
+        await worker.run(divmod, 1, 1)
+    assert caught.value.retry_after_ms == 1
+    gate.open.set()
+    await asyncio.gather(first, *waiting)
 
 
 async def test_cancelled_entries_free_their_place_and_never_run(worker: Worker) -> None:
