@@ -62,7 +62,10 @@ class Worker:
 
     async def start(self, load: Callable[[], T]) -> T:
         """`load()` on the worker thread, before any request: its time says nothing about when to come back."""
-        loaded = await self.run(load)
+        try:
+            loaded = await self.run(load)
+        except ResourceExhausted as error:  # of memory: nobody waits yet
+            raise ResourceExhausted(f"{self._name} ran out of memory while it loaded its component") from error
         with self._lock:
             self._mean_running_ms = 0.0
         return loaded

@@ -108,6 +108,11 @@ async def test_what_took_the_memory_is_gone_before_the_error_is_looked_at(worker
     assert seen[0]() is None
 
 
+async def test_running_out_of_memory_while_loading_is_no_requests_fault(worker: Worker) -> None:
+    with pytest.raises(ResourceExhausted, match="encoder ran out of memory while it loaded its component"):
+        await worker.start(too_much_for_python)
+
+
 async def test_other_runtime_errors_stay_what_they_are(worker: Worker) -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         await worker.run(lambda: (_ for _ in ()).throw(RuntimeError("shapes do not match")))
