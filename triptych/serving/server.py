@@ -155,7 +155,7 @@ class GrpcServer:
         if self._probed is not None:
             await self._probed.stop(FLUSH_S)
         self._calls.closed_because = "stopped"
-        if self._config.address_file is not None:
+        if self._config.address_file is not None and self.address:  # else it is another's, who has the port
             self._config.address_file.unlink(missing_ok=True)
 
     async def _set_chained(self, is_chained: bool) -> None:
