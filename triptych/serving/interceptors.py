@@ -33,6 +33,8 @@ Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler
 
 # Answered also before the replica is ready, and not counted when it drains.
 ALWAYS_OPEN: Final = ("/grpc.health.", "/grpc.reflection.", "/triptych.v1.ComponentService/")
+# Above 8 KiB of metadata clients begin to refuse the whole status; what is not ASCII travels as three times its bytes.
+MAX_DETAILS_BYTES: Final = 2000
 
 
 class AroundInterceptor(grpc.aio.ServerInterceptor):
@@ -176,7 +178,16 @@ class ErrorInterceptor(AroundInterceptor):
         message = f"{error}, request id {request}" if is_internal else str(error)
         metadata = (*status.trailing_metadata(error), (request_id.KEY, request))
         with suppress(grpc.aio.InternalError):  # the caller has gone meanwhile
-            await context.abort(grpc.StatusCode[error.code], message, metadata)
+            await context.abort(grpc.StatusCode[error.code], _shortened(message), metadata)
+
+
+def _shortened(message: str) -> str:
+    """Without its middle where it is long: what a caller wrote and we repeat. The ends name the field and the bound."""
+    data = message.encode(errors="replace")
+    if len(data) <= MAX_DETAILS_BYTES:
+        return message
+    half = MAX_DETAILS_BYTES // 2
+    return f"{data[:half].decode(errors='ignore')} ... {data[-half:].decode(errors='ignore')}"
 
 
 def _code(context: Context, otherwise: str) -> str:

@@ -68,6 +68,16 @@ async def test_errors_keep_their_status_and_their_facts(kind: type[errors.Tripty
     assert (str(error), error.stage, error.replica, error.retry_after_ms) == ("why", "decoder", "r7", 250)
 
 
+@pytest.mark.parametrize("letter", ["x", "é", "🎈"])
+async def test_a_long_value_does_not_cost_the_status(letter: str) -> None:
+    status = await failing_call(errors.InvalidArgument(f"name is {letter * 100_000}, must be known", stage="decoder"))
+    assert status.code() is grpc.StatusCode.INVALID_ARGUMENT
+    details = str(status.details())
+    assert details.startswith(f"name is {letter}")
+    assert details.endswith(f"{letter}, must be known")
+    assert error_from_rpc(status).stage == "decoder"
+
+
 async def test_stage_and_replica_default_to_this_process() -> None:
     error = error_from_rpc(await failing_call(errors.InvalidArgument("top_k is -1")))
     assert (error.stage, error.replica, error.retry_after_ms) == ("llm", "r1", 0)
