@@ -47,7 +47,7 @@ Hook = Callable[[], Awaitable[None]]
 
 
 class CannotListen(Exception):
-    """A port is taken, the host is no address of this machine, or the certificates cannot be used."""
+    """A port is taken, the host is not this machine's, the certificates or the address file cannot be used."""
 
 
 class GrpcServer:
@@ -102,7 +102,7 @@ class GrpcServer:
         reflection.enable_server_reflection(listed, self._server)
 
     async def start(self) -> str:
-        """Listens and returns "host:port". Raises CannotListen when the gRPC or the metrics port is taken."""
+        """Listens and returns "host:port". Raises CannotListen."""
         for name in self._names:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         if self._orchestrators is not None:
@@ -293,8 +293,11 @@ def _health_server(servicer: health.aio.HealthServicer) -> grpc.aio.Server:
 def _write_whole(path: Path, text: str) -> None:
     """Readers see nothing or all of it."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise CannotListen(f"cannot write the address to {path}: {error.strerror}") from error
 
 
 def _failed(service: str, error: Exception, code: int) -> int:
