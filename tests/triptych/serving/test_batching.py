@@ -176,13 +176,11 @@ async def test_cancelled_entries_are_forgotten_while_the_thread_is_busy(worker: 
     gate, first = await occupied(worker)
     pictures = Pictures()
     watched = weakref.ref(pictures)
-    runs, streams = asyncio.create_task(worker.run(len, pictures)), worker.stream(iterate, pictures)
-    reads = asyncio.create_task(anext(streams))
+    reads = asyncio.ensure_future(anext(worker.stream(iterate, pictures)))
     await settled()
-    for task in (runs, reads):
-        task.cancel()
-    await asyncio.wait((runs, reads))
-    del pictures, runs, reads, streams, task
+    reads.cancel()
+    await asyncio.wait((reads,))
+    del pictures, reads
     gc.collect()
     assert watched() is None
     gate.open.set()
