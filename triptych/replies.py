@@ -39,7 +39,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Preview:
-    """A small, rough look at the picture under way."""
+    """A rough look at the picture under way, as large as it will be."""
 
     index: int
     png: bytes = field(repr=False)

@@ -40,7 +40,7 @@ class EncoderEngine:
 
     async def start(self) -> float:
         """Loads the component and returns the worst cosine over its probes; raises CheckpointError or ProbeError."""
-        self._runner, cosine = await self._worker.run(self._load)
+        self._runner, cosine = await self._worker.start(self._load)
         return cosine
 
     async def encode(self, images: Sequence[bytes], timing: Timing) -> AsyncGenerator[NDArray[np.float32], None]:

@@ -17,6 +17,7 @@ class Detokenizer:
         self._context = 0  # decoding starts here: some tokenizers spell a token by its neighbours
         self._decoded = 0  # ids up to here are in the text
         self._held = ""  # decoded, but perhaps the start of a stop string, or white space at the end
+        self._settled = 0  # of the held text: stands before a picture, so no stop string begins in it
         self._is_first = True
         self._unsent_ids: list[int] = []
         self.is_stopped = False
@@ -25,17 +26,19 @@ class Detokenizer:
         """What is certain now: nothing or one delta. Sets `is_stopped` when a stop string is complete."""
         self._ids.append(token_id)
         self._unsent_ids.append(token_id)
-        self._held += self._new_text(is_last=False)
+        self._hold(self._new_text(is_last=False))
         return self._release(len(self._held) - self._num_in_doubt())
 
     def pause(self) -> list[TextDelta]:
         """Before a picture: no stop string reaches across it."""
-        return self._release(len(self._held))
+        deltas = self._release(len(self._held))
+        self._settled = len(self._held)
+        return deltas
 
     def end(self) -> list[TextDelta]:
-        """The rest."""
+        """The rest. May complete a stop string, too: one that shares its last token with an unfinished character."""
         if not self.is_stopped:
-            self._held += self._new_text(is_last=True)
+            self._hold(self._new_text(is_last=True))
         return self._release(len(self._held))
 
     def _new_text(self, *, is_last: bool) -> str:
@@ -46,19 +49,26 @@ class Detokenizer:
         self._context, self._decoded = self._decoded, len(self._ids)
         return text[len(known) :]
 
-    def _num_in_doubt(self) -> int:
-        """Length of the longest end of the held text that may grow into a stop string; cuts at a complete one."""
-        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
+    def _hold(self, text: str) -> None:
+        """Cuts at a complete stop string."""
+        self._held += text
+        found = [at for stop in self._stop if (at := self._held.find(stop, self._settled)) >= 0]
         if found:
             self.is_stopped = True
             self._held = self._held[: min(found)]
+
+    def _num_in_doubt(self) -> int:
+        """Length of the longest end of the held text that may grow into a stop string."""
+        if self.is_stopped:
             return 0
-        ends = (n for stop in self._stop for n in range(len(stop) - 1, 0, -1) if self._held.endswith(stop[:n]))
+        held = self._held[self._settled :]
+        ends = (n for stop in self._stop for n in range(len(stop) - 1, 0, -1) if held.endswith(stop[:n]))
         return max(ends, default=0)
 
     def _release(self, length: int) -> list[TextDelta]:
         text = self._held[:length].rstrip()
         self._held = self._held[len(text) :]
+        self._settled = max(0, self._settled - len(text))
         if self._is_first:
             text = text.lstrip()
         if not text:

@@ -95,8 +95,10 @@ class LlmEngine:
             if detokenizer.is_stopped:
                 sequence.finish("stop")
         if sequence.finish_reason is not None:
-            self._count(sequence, sequence.finish_reason)
-            return [*events, *detokenizer.end(), _finish(sequence, sequence.finish_reason)]
+            events += detokenizer.end()
+            reason = "stop" if detokenizer.is_stopped else sequence.finish_reason
+            self._count(sequence, reason)
+            return [*events, _finish(sequence, reason)]
         if isinstance(sequence.step, DrawImage):
             events += [*detokenizer.pause(), ImageStart(sequence.step.index)]
         return events

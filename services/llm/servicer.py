@@ -98,7 +98,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
                 case "special_token":
                     pieces.append(Special(self._special_token(segment.special_token, field)))
                 case "token_ids":
-                    pieces.append(TokenIds(tuple(segment.token_ids.ids)))
+                    pieces.append(TokenIds(self._token_ids(segment.token_ids, field)))
                 case "embeddings":
                     pieces.append(await _embeddings(assemblers[index], requests, f"{field}.embeddings"))
                 case _:
@@ -132,6 +132,13 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         if space != self._input.space and space not in self._input.accepts:
             known = ", ".join(repr(known) for known in (self._input.space, *self._input.accepts))
             raise FailedPrecondition(f"embeddings_space is {space!r}, {self._card.label} understands {known}")
+
+    def _token_ids(self, message: pb.TokenIds, field: str) -> tuple[int, ...]:
+        """Counted before they are looked at, one by one, on the event loop."""
+        num_ids = len(message.ids)
+        if num_ids > self._max_model_len:
+            raise InvalidArgument(f"{field}.token_ids has {num_ids} ids, must be at most {self._max_model_len}")
+        return tuple(message.ids)
 
     def _special_token(self, token: str, field: str) -> str:
         if token not in self._special_tokens:

@@ -89,6 +89,11 @@ class Llm(Component):
 
     @property
     @abstractmethod
+    def vocab_size(self) -> int:
+        """Rows of its token tables; a tokenizer may have names for fewer."""
+
+    @property
+    @abstractmethod
     def max_model_len(self) -> int:
         """Tokens a sequence may hold."""
 

@@ -27,7 +27,8 @@ class LlmStage(nn.Module):
         self.eos_id = codec.special_id(template.eos_token)
         self.soi_id = codec.special_id("[SOI]")
         self.image_ids = [codec.special_id(token) for token in template.image_tokens]
-        self._banned = sorted(set(codec.special_tokens.values()) - {self.eos_id, self.soi_id})
+        no_tokens = set(range(llm.vocab_size)) - set(codec.tokenizer.get_vocab().values())
+        self._banned = sorted(no_tokens | set(codec.special_tokens.values()) - {self.eos_id, self.soi_id})
 
     @classmethod
     def load(
@@ -52,7 +53,8 @@ class LlmStage(nn.Module):
         return self.image_ids[1:-1]
 
     def banned_ids(self, image_policy: ImagePolicy, num_images_left: int) -> list[int]:
-        """Tokens the model may not sample: [IMG] and [EOI] only follow [SOI], by force; prompt tokens never come."""
+        """Tokens the model may not sample: [IMG] and [EOI] only follow [SOI], by force; prompt tokens never come.
+        Nor do rows that are there to fill a table up, and stand for no token."""
         closed = image_policy == "forbid" or num_images_left == 0
         return [*self._banned, self.soi_id] if closed else self._banned
 

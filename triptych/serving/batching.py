@@ -14,7 +14,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from triptych import traces
 from triptych.errors import ResourceExhausted, Unavailable
-from triptych.serving.memory import is_out_of_memory, too_large
+from triptych.serving.memory import forget_frames, is_out_of_memory, too_large
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,16 @@ class Worker:
     def load(self) -> Load:
         with self._lock:
             return Load(self._num_running, self._num_waiting, self._max_queue_size)
+
+    async def start(self, load: Callable[[], T]) -> T:
+        """`load()` on the worker thread, before any request: its time says nothing about when to come back."""
+        try:
+            loaded = await self.run(load)
+        except ResourceExhausted as error:  # of memory: nobody waits yet
+            raise ResourceExhausted(f"{self._name} ran out of memory while it loaded its component") from error
+        with self._lock:
+            self._mean_running_ms = 0.0
+        return loaded
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`fn(*args)` on the worker thread. Raises ResourceExhausted when `max_queue_size` entries wait."""
@@ -128,11 +138,13 @@ class Worker:
                 )
             self._num_waiting += 1
         context = contextvars.copy_context()
-        future = self._executor.submit(context.run, self._measured, timing, time.perf_counter(), call)
-        future.add_done_callback(self._left)
+        waiting = [call]
+        future = self._executor.submit(context.run, self._measured, timing, time.perf_counter(), waiting)
+        future.add_done_callback(partial(self._left, waiting))
         return future
 
-    def _measured(self, timing: Timing, submitted: float, call: Callable[[], T]) -> T:
+    def _measured(self, timing: Timing, submitted: float, waiting: list[Callable[[], T]]) -> T:
+        call = waiting.pop()
         started = time.perf_counter()
         queued_ms = (started - submitted) * 1000
         timing.queued_ms += queued_ms
@@ -145,6 +157,7 @@ class Worker:
         except Exception as error:
             if is_out_of_memory(error):
                 log.error("out of memory", exc_info=error)
+                forget_frames(error)  # now: the caller may be slow to ask for the error, the next entry is not
                 raise too_large(self._name) from error
             raise
         finally:
@@ -154,9 +167,11 @@ class Worker:
                 self._num_running -= 1
                 self._mean_running_ms += 0.2 * (running_ms - self._mean_running_ms)
 
-    def _left(self, future: Future[T]) -> None:
-        """An entry that was cancelled never started: give its place back."""
+    def _left(self, waiting: list[Callable[[], T]], future: Future[T]) -> None:
+        """An entry that was cancelled never started: give its place back, and what it was to work on. The executor
+        keeps its own part of it until the thread comes by."""
         if future.cancelled():
+            waiting.clear()
             with self._lock:
                 self._num_waiting -= 1
 

@@ -12,7 +12,8 @@ from triptych.serving.config import ComponentConfig
 # Settings that say where a replica stands, not what it is.
 PLACE: Final = frozenset(
     {
-        *("host", "port", "metrics_port", "address_file", "checkpoint", "share", "drain_timeout_s", "insecure"),
+        *("host", "port", "metrics_port", "health_port", "address_file"),
+        *("checkpoint", "share", "drain_timeout_s", "insecure"),
         *("tls_dir", "tls_cert", "tls_key", "tls_ca", "tls_require_client_cert"),
         *("log_level", "log_format", "traces", "traces_ratio"),
     }

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import sys
 import time
-import traceback
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -21,6 +20,7 @@ from triptych import status, traces
 from triptych.errors import TriptychError, Unavailable, Unimplemented
 from triptych.serving import caller, request_id
 from triptych.serving.calls import Calls
+from triptych.serving.memory import forget_frames
 from triptych.serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler
 
 # Answered also before the replica is ready, and not counted when it drains.
 ALWAYS_OPEN: Final = ("/grpc.health.", "/grpc.reflection.", "/triptych.v1.ComponentService/")
+# Above 8 KiB of metadata clients begin to refuse the whole status; what is not ASCII travels as three times its bytes.
+MAX_DETAILS_BYTES: Final = 2000
 
 
 class AroundInterceptor(grpc.aio.ServerInterceptor):
@@ -83,7 +85,7 @@ class TraceInterceptor(AroundInterceptor):
             try:
                 yield
             finally:
-                span.set(status=_code(context, otherwise="OK" if sys.exception() is None else "CANCELLED"))
+                span.set(status=_code(context, otherwise="OK" if sys.exception() is None else _broken_off(context)))
 
 
 class CallInterceptor(AroundInterceptor):
@@ -104,8 +106,7 @@ class CallInterceptor(AroundInterceptor):
             yield
             code = _code(context, otherwise="OK")
         except BaseException:
-            expired = (context.time_remaining() or 1.0) <= 0.0
-            code = _code(context, otherwise="DEADLINE_EXCEEDED" if expired else "CANCELLED")
+            code = _code(context, otherwise=_broken_off(context))
             raise
         finally:
             duration_ms = (time.perf_counter() - started) * 1000
@@ -167,7 +168,9 @@ class ErrorInterceptor(AroundInterceptor):
             await self._abort(context, TriptychError("internal error"))
 
     async def _abort(self, context: Context, error: TriptychError) -> None:
-        _forget_frames(error)
+        forget_frames(
+            error
+        )  # gRPC's abort ties them into a circle: they would stay until the garbage collector comes by
         error.stage = error.stage or self._stage
         error.replica = error.replica or self._replica
         request = request_id.current.get()
@@ -175,15 +178,16 @@ class ErrorInterceptor(AroundInterceptor):
         message = f"{error}, request id {request}" if is_internal else str(error)
         metadata = (*status.trailing_metadata(error), (request_id.KEY, request))
         with suppress(grpc.aio.InternalError):  # the caller has gone meanwhile
-            await context.abort(grpc.StatusCode[error.code], message, metadata)
+            await context.abort(grpc.StatusCode[error.code], _shortened(message), metadata)
 
 
-def _forget_frames(error: BaseException | None) -> None:
-    """They hold the request, which may be large, and gRPC's abort ties them into a circle: without this they would stay
-    until the garbage collector comes by."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+def _shortened(message: str) -> str:
+    """Without its middle where it is long: what a caller wrote and we repeat. The ends name the field and the bound."""
+    data = message.encode(errors="replace")
+    if len(data) <= MAX_DETAILS_BYTES:
+        return message
+    half = MAX_DETAILS_BYTES // 2
+    return f"{data[:half].decode(errors='ignore')} ... {data[-half:].decode(errors='ignore')}"
 
 
 def _code(context: Context, otherwise: str) -> str:
@@ -193,6 +197,12 @@ def _code(context: Context, otherwise: str) -> str:
         if value in (code, code.value[0]) and code is not grpc.StatusCode.OK:
             return code.name
     return otherwise
+
+
+def _broken_off(context: Context) -> str:
+    """Why a handler was cancelled."""
+    left_s = context.time_remaining()  # None: no deadline; never below 0
+    return "CANCELLED" if left_s is None or left_s > 0 else "DEADLINE_EXCEEDED"
 
 
 def changed(handler: Handler, change: Callable[[Behavior], Behavior]) -> Handler:

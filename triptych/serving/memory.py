@@ -1,5 +1,6 @@
 """Running out of memory is the fate of one request, not of the process."""
 
+import traceback
 from typing import Final
 
 from triptych.errors import ResourceExhausted, TriptychError
@@ -20,3 +21,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def too_large(name: str) -> ResourceExhausted:
     """No hint when to retry: the same request will not fit later either, unless the machine is less busy."""
     return ResourceExhausted(f"{name} ran out of memory over this request; the others go on")
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """The frames that `error` passed through hold what was worked on, which may be large, for as long as it is kept."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

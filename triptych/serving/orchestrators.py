@@ -51,7 +51,7 @@ class Orchestrators:
     async def hear(self, verdict: Verdict) -> None:
         """One refusal outweighs any number of consents; while nobody can tell, what was said before holds."""
         known = self._heard.get(verdict.orchestrator_id)
-        if known is None and len(self._heard) >= MAX_ORCHESTRATORS:
+        if known is None and len(self._fresh()) >= MAX_ORCHESTRATORS:
             return
         self._spoken.set()
         if verdict.is_last:

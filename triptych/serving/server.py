@@ -47,7 +47,7 @@ Hook = Callable[[], Awaitable[None]]
 
 
 class CannotListen(Exception):
-    """A port is taken, the host is no address of this machine, or the certificates cannot be used."""
+    """A port is taken, the host is not this machine's, the certificates or the address file cannot be used."""
 
 
 class GrpcServer:
@@ -102,7 +102,7 @@ class GrpcServer:
         reflection.enable_server_reflection(listed, self._server)
 
     async def start(self) -> str:
-        """Listens and returns "host:port". Raises CannotListen when the gRPC or the metrics port is taken."""
+        """Listens and returns "host:port". Raises CannotListen."""
         for name in self._names:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         if self._orchestrators is not None:
@@ -155,7 +155,7 @@ class GrpcServer:
         if self._probed is not None:
             await self._probed.stop(FLUSH_S)
         self._calls.closed_because = "stopped"
-        if self._config.address_file is not None:
+        if self._config.address_file is not None and self.address:  # else it is another's, who has the port
             self._config.address_file.unlink(missing_ok=True)
 
     async def _set_chained(self, is_chained: bool) -> None:
@@ -293,8 +293,11 @@ def _health_server(servicer: health.aio.HealthServicer) -> grpc.aio.Server:
 def _write_whole(path: Path, text: str) -> None:
     """Readers see nothing or all of it."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise CannotListen(f"cannot write the address to {path}: {error.strerror}") from error
 
 
 def _failed(service: str, error: Exception, code: int) -> int:

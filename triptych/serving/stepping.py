@@ -11,6 +11,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from triptych import traces
 from triptych.errors import Unavailable
+from triptych.serving import request_id
 from triptych.serving.batching import Load, Timing, Worker
 from triptych.serving.metrics import Metrics
 from triptych.serving.step_spans import StepSpans
@@ -78,7 +79,7 @@ class StepLoop(Generic[R, Output, Event]):
 
     async def start(self, load: Callable[[], T]) -> T:
         """What `load` returns, from the worker thread; then requests are run."""
-        loaded = await self._worker.run(load)
+        loaded = await self._worker.start(load)
         self._task = asyncio.create_task(self._loop())
         self._task.add_done_callback(lambda _: self._end_all())
         return loaded
@@ -143,6 +144,7 @@ class StepLoop(Generic[R, Output, Event]):
             entry.events.put_nowait(error or _END)
 
     async def _advance(self, request: R, phase: str, entry: "_Entry") -> Sequence[Event]:
+        request_id.current.set(entry.request_id)  # this task is the loop's: for what the step writes to the log
         started = time.perf_counter()
         output = await self._worker.run(self._run, request)
         running_ms = (time.perf_counter() - started) * 1000
@@ -174,6 +176,7 @@ class _Entry:
     timing: Timing
     spans: StepSpans | None = None
     exemplar: dict[str, str] | None = None
+    request_id: str = field(default_factory=request_id.current.get)
     events: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
     added: float = field(default_factory=time.perf_counter)
     started: float | None = None

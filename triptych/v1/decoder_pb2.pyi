@@ -165,7 +165,7 @@ Global___Progress: typing_extensions.TypeAlias = Progress
 
 @typing.final
 class Preview(google.protobuf.message.Message):
-    """A small, rough look at the picture under way."""
+    """A rough look at the picture under way, as large as it will be."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -364,7 +364,7 @@ class Finish(google.protobuf.message.Message):
     RUNNING_MS_FIELD_NUMBER: builtins.int
     TOKEN_IDS_FIELD_NUMBER: builtins.int
     reason: builtins.str
-    """"stop", "length", "cancelled" """
+    """"stop", "length" """
     queued_ms: builtins.float
     running_ms: builtins.float
     @property

@@ -66,3 +66,20 @@ def test_a_picture_ends_doubt() -> None:
     parts = [delta.text for byte in b"a EN" for delta in detokenizer.add(byte)]
     assert "".join(parts) == "a"
     assert [delta.text for delta in detokenizer.pause()] == [" EN"]
+
+
+def test_white_space_before_a_picture_begins_no_stop_string() -> None:
+    detokenizer = Detokenizer(decode, ("\n\n",))
+    parts = [delta.text for byte in b"a\n" for delta in detokenizer.add(byte)]
+    parts += [delta.text for delta in detokenizer.pause()]
+    parts += [delta.text for byte in b"\nb\n\nc" if not detokenizer.is_stopped for delta in detokenizer.add(byte)]
+    assert "".join(parts) == "a\n\nb"
+    assert detokenizer.is_stopped
+
+
+def test_a_stop_string_in_the_token_of_an_unfinished_character() -> None:
+    tokens = [b"one", b" END\xe2\x80", b"\x9d"]
+    spelled = Detokenizer(lambda ids: decode([byte for token in ids for byte in tokens[token]]), ("END",))
+    parts = [delta.text for token in (0, 1) for delta in spelled.add(token)] + [d.text for d in spelled.end()]
+    assert "".join(parts) == "one"
+    assert spelled.is_stopped

@@ -81,6 +81,11 @@ BAD: dict[str, tuple[Callable[[Path], Requests], str, str]] = {
         "INVALID_ARGUMENT",
         "prompt.segments[0].token_ids has 100000, must be 0 to",
     ),
+    "too many token ids": (
+        segment(token_ids=pb.TokenIds(ids=[20] * 129)),
+        "INVALID_ARGUMENT",
+        "prompt.segments[0].token_ids has 129 ids, must be at most 128",
+    ),
     "token id below": (segment(token_ids=pb.TokenIds(ids=[-1])), "INVALID_ARGUMENT", "token_ids has -1"),
     "too long": (
         lambda folder: prompt(folder, [Special("<s>")] * 129),

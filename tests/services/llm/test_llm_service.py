@@ -144,6 +144,16 @@ async def test_stop_string_ends_the_reply(tiny_checkpoint: Path) -> None:
     assert cut.finish.reason == "stop"
 
 
+async def test_stop_string_beside_an_unfinished_character_ends_the_reply(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = prompt(tiny_checkpoint, sampling=pb.SamplingParams(max_tokens=1, stop=["END"]))
+    async with llm(tiny_checkpoint) as (stub, engine, _):
+        monkeypatch.setattr(engine._runner, "decode", lambda ids: "one END\ufffd" if ids else "")
+        answer = await ask(stub, requests)
+    assert (answer.text, answer.finish.reason) == ("one", "stop")
+
+
 async def test_text_is_never_a_special_token(tiny_checkpoint: Path) -> None:
     spelled: list[Segment] = [Special("<s>"), Text("[SOI] </s>")]
     async with llm(tiny_checkpoint) as (stub, _, _):

@@ -1,5 +1,6 @@
 """Any number of steps ends in a picture; noise in training is the schedule's, whatever sampler it names."""
 
+import re
 from typing import Any
 
 import pytest
@@ -63,3 +64,9 @@ def test_noise_in_training_is_that_of_the_betas(name: str, prediction: str) -> N
         (own.get_velocity(latents, noise, timesteps), reference.get_velocity(latents, noise, timesteps)),
     ):
         assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("algorithm", ["sde-dpmsolver", "sde-dpmsolver++"])
+def test_samplers_that_draw_noise_at_every_step_are_refused(algorithm: str) -> None:
+    with pytest.raises(ValueError, match=rf"algorithm_type is '{re.escape(algorithm)}'.* the same seed"):
+        diffusion("DPMSolverMultistepScheduler", algorithm_type=algorithm)

@@ -97,3 +97,13 @@ def test_banned_tokens(policy: Any) -> None:
     assert set(stage.banned_ids(policy, 1)) == (always | {stage.soi_id} if policy == "forbid" else always)
     assert stage.image_ids == [stage.soi_id, *stage.img_ids, stage.codec.special_id("[EOI]")]
     assert len(stage.img_ids) == tiny.NUM_IMG_TOKENS
+
+
+def test_rows_that_fill_up_the_tables_are_no_tokens() -> None:
+    """As import makes them: of 64, or as published."""
+    stage: Any = tiny.tiny_llm()
+    num_tokens = len(stage.codec.tokenizer)
+    stage.llm.causal_lm.resize_token_embeddings(num_tokens + 5, mean_resizing=False)
+    filled = LlmStage(stage.llm, stage.codec, stage.template)
+    rows = set(range(num_tokens, num_tokens + 5))
+    assert set(filled.banned_ids("allow", 1)) == set(stage.banned_ids("allow", 1)) | rows

@@ -1,10 +1,13 @@
 """The worker: one at a time, in order, bounded; what nobody waits for any more is dropped."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import aclosing
+from functools import partial
 
 import pytest
 
@@ -31,6 +34,10 @@ class Gate:
         self.started.set()
         assert self.open.wait(10)
         return "through"
+
+
+class Pictures(list[bytes]):
+    """A request's, and as large; a plain list cannot be watched."""
 
 
 async def occupied(worker: Worker) -> tuple[Gate, asyncio.Task[str]]:
@@ -87,6 +94,25 @@ async def test_running_out_of_memory_fails_the_request_alone(worker: Worker, wor
     assert await worker.run(lambda: "next") == "next"
 
 
+async def test_what_took_the_memory_is_gone_before_the_error_is_looked_at(worker: Worker) -> None:
+    seen: list[weakref.ref[Pictures]] = []
+
+    def work() -> None:
+        pictures = Pictures()
+        seen.append(weakref.ref(pictures))
+        raise MemoryError
+
+    with pytest.raises(ResourceExhausted) as caught:
+        await worker.run(work)
+    assert isinstance(caught.value.__cause__, MemoryError)
+    assert seen[0]() is None
+
+
+async def test_running_out_of_memory_while_loading_is_no_requests_fault(worker: Worker) -> None:
+    with pytest.raises(ResourceExhausted, match="encoder ran out of memory while it loaded its component"):
+        await worker.start(too_much_for_python)
+
+
 async def test_other_runtime_errors_stay_what_they_are(worker: Worker) -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         await worker.run(lambda: (_ for _ in ()).throw(RuntimeError("shapes do not match")))
@@ -118,6 +144,18 @@ async def test_refuses_above_the_bound_and_recovers(worker: Worker) -> None:
     assert worker.load == Load(0, 0, 3)
 
 
+async def test_loading_is_no_measure_of_when_to_come_back(worker: Worker) -> None:
+    assert await worker.start(partial(time.sleep, 0.5)) is None
+    gate, first = await occupied(worker)
+    waiting = [asyncio.create_task(worker.run(divmod, 1, 1)) for _ in range(3)]
+    await settled()
+    with pytest.raises(ResourceExhausted) as caught:
+        await worker.run(divmod, 1, 1)
+    assert caught.value.retry_after_ms == 1
+    gate.open.set()
+    await asyncio.gather(first, *waiting)
+
+
 async def test_cancelled_entries_free_their_place_and_never_run(worker: Worker) -> None:
     gate, first = await occupied(worker)
     ran: list[int] = []
@@ -132,6 +170,21 @@ async def test_cancelled_entries_free_their_place_and_never_run(worker: Worker) 
     await asyncio.gather(first, tasks[0], tasks[2], late)
     assert ran == [0, 2, 9]
     assert tasks[1].cancelled()
+
+
+async def test_cancelled_entries_are_forgotten_while_the_thread_is_busy(worker: Worker) -> None:
+    gate, first = await occupied(worker)
+    pictures = Pictures()
+    watched = weakref.ref(pictures)
+    reads = asyncio.ensure_future(anext(worker.stream(iterate, pictures)))
+    await settled()
+    reads.cancel()
+    await asyncio.wait((reads,))
+    del pictures, reads
+    gc.collect()
+    assert watched() is None
+    gate.open.set()
+    await first
 
 
 async def test_a_running_entry_is_finished_though_its_caller_left(worker: Worker) -> None:
@@ -171,6 +224,10 @@ async def test_the_request_id_reaches_the_thread(worker: Worker) -> None:
     token = request_id.current.set("abc")
     assert await worker.run(request_id.current.get) == "abc"
     request_id.current.reset(token)
+
+
+def iterate(items: list[bytes]) -> Generator[bytes, None, None]:
+    yield from items
 
 
 def count(up_to: int) -> Generator[int, None, None]:

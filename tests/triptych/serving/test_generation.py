@@ -10,7 +10,7 @@ CONFIG = EncoderConfig(checkpoint=Path("/a"))
 
 
 def test_replicas_of_one_build_are_one_generation() -> None:
-    elsewhere = EncoderConfig(checkpoint=Path("/b"), port=7, share=0.1, log_level="debug")
+    elsewhere = EncoderConfig(checkpoint=Path("/b"), port=7, health_port=8, share=0.1, log_level="debug")
     assert generation_of(CARD, CONFIG) == generation_of(CARD, elsewhere)
     assert generation_of(CARD, CONFIG).startswith("0123456789ab.")
 

@@ -13,7 +13,9 @@ import pytest
 from tests.triptych.serving.harness import Encoder, Llm, serving
 from triptych import errors
 from triptych.serving import request_id
+from triptych.serving.calls import Calls
 from triptych.serving.channels import open_channel
+from triptych.serving.interceptors import CallInterceptor
 from triptych.serving.metrics import Metrics
 from triptych.status import error_from_rpc
 from triptych.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc
@@ -64,6 +66,16 @@ async def test_errors_keep_their_status_and_their_facts(kind: type[errors.Tripty
     error = error_from_rpc(status)
     assert type(error) is kind
     assert (str(error), error.stage, error.replica, error.retry_after_ms) == ("why", "decoder", "r7", 250)
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "🎈"])
+async def test_a_long_value_does_not_cost_the_status(letter: str) -> None:
+    status = await failing_call(errors.InvalidArgument(f"name is {letter * 100_000}, must be known", stage="decoder"))
+    assert status.code() is grpc.StatusCode.INVALID_ARGUMENT
+    details = str(status.details())
+    assert details.startswith(f"name is {letter}")
+    assert details.endswith(f"{letter}, must be known")
+    assert error_from_rpc(status).stage == "decoder"
 
 
 async def test_stage_and_replica_default_to_this_process() -> None:
@@ -229,6 +241,24 @@ async def test_an_abandoned_call_is_dropped_at_once(how: str, behavior: Any, cap
         await asyncio.sleep(0.05)
     expected = {"DEADLINE_EXCEEDED", "CANCELLED"} if how == "deadline" else {"CANCELLED"}
     assert [record.status in expected for record in lines(caplog)] == [True]
+
+
+@pytest.mark.parametrize(("left_s", "code"), [(0, "DEADLINE_EXCEEDED"), (0.5, "CANCELLED"), (None, "CANCELLED")])
+async def test_a_call_past_its_deadline_is_told_from_one_that_was_cancelled(left_s: float | None, code: str) -> None:
+    class Context:
+        """gRPC says 0 once the deadline has passed, and that the call's code is OK."""
+
+        code = staticmethod(lambda: 0)
+        time_remaining = staticmethod(lambda: left_s)
+        add_done_callback = staticmethod(lambda callback: None)
+
+    metrics = Metrics("llm")
+    context: Any = Context()
+    with pytest.raises(asyncio.CancelledError):
+        async with CallInterceptor(Calls(), metrics).around("/llm/Generate", context):
+            raise asyncio.CancelledError
+    calls = metrics.registry.get_sample_value("triptych_llm_calls_total", {"method": "/llm/Generate", "code": code})
+    assert calls == 1
 
 
 async def _read(call: Any) -> None:

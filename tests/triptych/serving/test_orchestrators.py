@@ -101,3 +101,10 @@ async def test_strangers_cannot_fill_the_memory(heard: Orchestrators) -> None:
     for number in range(1000):
         await say(heard, f"{number}")
     assert len(heard._heard) <= 256
+
+
+async def test_strangers_who_fell_silent_make_room(heard: Orchestrators, clock: Clock) -> None:
+    for number in range(256):
+        await say(heard, f"{number}", is_chained=False)
+    clock.now_s += 11
+    assert await say(heard, "a")

@@ -168,6 +168,25 @@ async def test_the_address_file_comes_and_goes(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+async def test_an_address_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    server = GrpcServer(TestConfig(address_file=tmp_path / "missing" / "address"), lambda _: None, [])
+    with pytest.raises(CannotListen, match="missing/address: No such file or directory"):
+        await server.start()
+    await server.drain(0)
+
+
+async def test_who_cannot_listen_leaves_the_address_file_of_who_does(tmp_path: Path) -> None:
+    file = tmp_path / "address"
+    async with serving(address_file=file) as (server, _):
+        second = GrpcServer(
+            TestConfig(port=int(server.address.rpartition(":")[2]), address_file=file), lambda _: None, []
+        )
+        with pytest.raises(CannotListen):
+            await second.start()
+        await second.drain(0)
+        assert file.read_text() == server.address
+
+
 PROCESS = """
 import asyncio, sys
 from triptych.errors import ProbeError

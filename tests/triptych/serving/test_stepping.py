@@ -9,6 +9,7 @@ from typing import NoReturn
 import pytest
 
 from triptych.errors import Unavailable
+from triptych.serving import request_id
 from triptych.serving.batching import Timing
 from triptych.serving.metrics import Metrics
 from triptych.serving.rotation import Rotation
@@ -32,6 +33,7 @@ class Count:
 class Engine:
     def __init__(self) -> None:
         self.order: list[Count] = []
+        self.ids: list[str] = []
         self.freed: list[Count] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -50,6 +52,7 @@ class Engine:
         self.gate.wait(10)
         request.step += 1
         self.order.append(request)
+        self.ids.append(request_id.current.get())
         if request.step == request.fails_at:
             raise ZeroDivisionError("a bug")
         return request.step
@@ -118,6 +121,15 @@ async def test_timing(engine: Engine) -> None:
         pass
     assert timing.queued_ms >= 0
     assert timing.running_ms > 0
+
+
+async def test_steps_know_their_request_by_its_id(engine: Engine) -> None:
+    async def named(name: str) -> None:
+        request_id.current.set(name)
+        await engine.all(Count(3))
+
+    await asyncio.gather(named("a"), named("b"))
+    assert engine.ids == ["a", "b"] * 3
 
 
 async def test_stopping_ends_what_runs() -> None:

@@ -38,6 +38,12 @@ class LatentDiffusion(Component):
         name = noise_schedule.get("_class_name")
         if name not in NOISE_SCHEDULERS:
             raise ValueError(f"noise scheduler {name!r}: known are {sorted(NOISE_SCHEDULERS)}")
+        algorithm = str(noise_schedule.get("algorithm_type", ""))
+        if algorithm.startswith("sde"):
+            raise ValueError(
+                f"noise scheduler's algorithm_type is {algorithm!r}, which draws noise at every step: the same seed "
+                "must give the same picture, as with 'dpmsolver++'"
+            )
         self.unet, self.vae, self.noise_schedule = unet, vae, noise_schedule
 
     @property

@@ -25,6 +25,10 @@ class CausalLlm(Llm):
         return int(self.causal_lm.config.hidden_size)
 
     @property
+    def vocab_size(self) -> int:
+        return int(self.causal_lm.config.vocab_size)
+
+    @property
     def max_model_len(self) -> int:
         return int(self.causal_lm.config.max_position_embeddings)
 
