@@ -168,9 +168,7 @@ class ErrorInterceptor(AroundInterceptor):
             await self._abort(context, TriptychError("internal error"))
 
     async def _abort(self, context: Context, error: TriptychError) -> None:
-        forget_frames(
-            error
-        )  # gRPC's abort ties them into a circle: they would stay until the garbage collector comes by
+        forget_frames(error)  # gRPC's abort ties them into a circle: the garbage collector may be long in coming
         error.stage = error.stage or self._stage
         error.replica = error.replica or self._replica
         request = request_id.current.get()
