@@ -49,11 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     except InvalidURL as error:
         print(f"error: url {args.url!r}: {error}", file=sys.stderr)
         return 2
-    except (
-        OSError,
-        HTTPException,
-        tarfile.TarError,
-    ) as error:  # a full disk, a cut line, a broken archive
+    except (OSError, HTTPException, tarfile.TarError) as error:  # a full disk, a cut line, a broken archive
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
