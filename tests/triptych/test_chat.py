@@ -1,7 +1,6 @@
 """Mistakes in a conversation: on a terminal it goes on, elsewhere it ends with one line."""
 
 import builtins
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,6 @@ from triptych.chat import Chat
 from triptych.cli import app
 from triptych.client import Client
 from triptych.requests import Params
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOrchestrator]:
-    made = FakeOrchestrator()
-    monkeypatch.setenv("TRIPTYCH_ADDRESS", made.address)
-    yield made
-    made.stop()
-
 
 LINES = [b"/image ~nobody-here/x.png", b"/image a\0b.png", b"\xff\xfe"]
 

@@ -3,7 +3,6 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -18,14 +17,6 @@ from triptych.v1 import orchestrator_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
 TRIPTYCH = [sys.executable, "-c", "from triptych.cli import main; main()"]
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOrchestrator]:
-    made = FakeOrchestrator()
-    monkeypatch.setenv("TRIPTYCH_ADDRESS", made.address)
-    yield made
-    made.stop()
 
 
 def run(*args: str, text: str = ""):

@@ -18,13 +18,6 @@ from triptych.v1 import orchestrator_pb2 as pb
 
 
 @pytest.fixture
-def server() -> Iterator[FakeOrchestrator]:
-    made = FakeOrchestrator()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
 def client(server: FakeOrchestrator) -> Iterator[Client]:
     with Client(server.address, timeout_s=10) as made:
         yield made

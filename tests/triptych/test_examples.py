@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,6 @@ import pytest
 from tests.triptych.fake_orchestrator import FakeOrchestrator, png
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def server() -> Iterator[FakeOrchestrator]:
-    made = FakeOrchestrator()
-    yield made
-    made.stop()
 
 
 @pytest.mark.parametrize(

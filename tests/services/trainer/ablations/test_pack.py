@@ -13,8 +13,7 @@ from services.trainer.ablations.table import Table
 from services.trainer.config import Recipe
 from services.trainer.done import done_digest
 from services.trainer.stages import digest
-from services.trainer.worker import run_stage
-from tests.services.trainer.ablations.tiny_tables import NAMES, ROOT, TABLES, write_tables
+from tests.services.trainer.ablations.tiny_tables import NAMES, ROOT, TABLES, finish_base_run, write_tables
 from triptych.errors import FailedPrecondition, InvalidArgument
 
 NEEDED = ("tokenizer", "vae_decoder", "unet", "understanding")
@@ -24,12 +23,9 @@ MAX_BYTES = 25 * 10**6
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tables, the base run that they need, and `packed`, made of it."""
-    torch.set_num_threads(1)
     made = tmp_path_factory.mktemp("packed")
     write_tables(made)
-    recipe = Recipe.read(made / "tiny.toml")
-    for stage in ("tokenizer", "vae", "vae_decoder", "encoder", "llm", "unet", "understanding"):
-        run_stage(recipe, stage, threads=1)
+    finish_base_run(made)
     assert main([str(made / "order.toml"), "-o", str(made / "packed")]) == 0
     return made
 

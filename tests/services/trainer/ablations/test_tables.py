@@ -15,24 +15,18 @@ from services.trainer.ablations.results import ANSWERS, COLUMNS, Results
 from services.trainer.ablations.run import Run
 from services.trainer.ablations.table import Table
 from services.trainer.config import Recipe
-from services.trainer.worker import run_stage
-from tests.services.trainer.ablations.tiny_tables import NAMES, ROOT, TABLES, write_tables
+from tests.services.trainer.ablations.tiny_tables import NAMES, ROOT, TABLES, finish_base_run, write_tables
 from triptych.card import read_card
 from triptych.errors import FailedPrecondition, InvalidArgument
 from triptych.models.encoder_stage import EncoderStage
-
-STAGES = ("tokenizer", "vae", "vae_decoder", "encoder", "llm", "unet", "understanding")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tables as they ship, over a tiny base run that is done."""
-    torch.set_num_threads(1)
     made = tmp_path_factory.mktemp("ablations")
     write_tables(made)
-    recipe = Recipe.read(made / "tiny.toml")
-    for stage in STAGES:
-        run_stage(recipe, stage, threads=1)
+    finish_base_run(made)
     return made
 
 

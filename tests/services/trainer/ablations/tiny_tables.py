@@ -3,11 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from services.trainer.config import Recipe
+from services.trainer.worker import run_stage
 from tests.services.trainer.test_pipeline import toml
 from tests.services.trainer.tiny_recipe import tiny_values
 
 ROOT = Path(__file__).parents[4]
 TABLES = ROOT / "recipes" / "ablations"
+STAGES = ("tokenizer", "vae", "vae_decoder", "encoder", "llm", "unet", "understanding")
 NAMES = ("data", "encoder", "img_tokens", "order")
 TINY: dict[str, Any] = {
     "recipe": "tiny.toml",
@@ -37,3 +42,10 @@ def write_tables(folder: Path, parts: str | None = None, llm_steps: int | None =
     (folder / "common.toml").write_text(toml({**TINY, **({"parts": parts} if parts else {})}))
     for name in NAMES:
         (folder / f"{name}.toml").write_text((TABLES / f"{name}.toml").read_text())
+
+
+def finish_base_run(folder: Path) -> None:
+    """Of what `write_tables` has written, as far as rows build on it."""
+    torch.set_num_threads(1)
+    for stage in STAGES:
+        run_stage(Recipe.read(folder / "tiny.toml"), stage, threads=1)
