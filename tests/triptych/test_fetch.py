@@ -121,16 +121,21 @@ def test_archive(site: Site, component: Path, tmp_path: Path, top: str, mode: st
     fetch(out, digest, f"{site.url}/encoder.tar")  # it is there already
 
 
+def push_in_two_layers(site: Site, component: Path, card: Path) -> str:
+    """Its digest. The card is moved to a folder of its own."""
+    digest = folder_digest(component)
+    card.mkdir()
+    shutil.move(component / "card.json", card)
+    site.push("a/b", packed(component), packed(card))
+    return digest
+
+
 @pytest.mark.parametrize("is_locked", [False, True])
 def test_registry(
     site: Site, component: Path, tmp_path: Path, is_locked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In two layers, and with a token where the registry wants one."""
-    card = tmp_path / "card"
-    card.mkdir()
-    digest = folder_digest(component)
-    shutil.move(component / "card.json", card)
-    site.push("a/b", packed(component), packed(card))
+    digest = push_in_two_layers(site, component, tmp_path / "card")
     site.locked = is_locked
     monkeypatch.setenv("REGISTRY_AUTH", "me:secret")
     fetch(tmp_path / "out", digest, f"oci://{site.address}/a/b:1")
@@ -140,11 +145,7 @@ def test_registry(
 def test_a_token_that_expires_between_layers(
     site: Site, component: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = tmp_path / "card"
-    card.mkdir()
-    digest = folder_digest(component)
-    shutil.move(component / "card.json", card)
-    site.push("a/b", packed(component), packed(card))
+    digest = push_in_two_layers(site, component, tmp_path / "card")
     site.locked, site.token_uses = True, 1
     monkeypatch.setenv("REGISTRY_AUTH", "me:secret")
     fetch(tmp_path / "out", digest, f"oci://{site.address}/a/b:1")

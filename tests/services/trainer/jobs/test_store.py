@@ -1,24 +1,13 @@
 """Jobs in a real Redis: who has a run's folder."""
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from services.trainer.jobs.broker import Broker
 from services.trainer.jobs.record import Job
 from services.trainer.jobs.store import JobStore
 from tests.services.trainer.jobs.test_record import new_job
 from triptych.errors import FailedPrecondition
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[JobStore]:
-    broker = Broker.in_folder(tmp_path).ready()
-    yield JobStore(broker.client())
-    assert broker.embedded is not None
-    broker.embedded.stop()
 
 
 def named(job_id: str, output: str = "/o") -> Job:

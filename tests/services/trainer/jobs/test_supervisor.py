@@ -5,13 +5,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
-import pytest
-
-from services.trainer.jobs.broker import ANSWER_TIMEOUT_S, Broker
+from services.trainer.jobs.broker import ANSWER_TIMEOUT_S
 from services.trainer.jobs.processes import mark, marked
 from services.trainer.jobs.record import Job
 from services.trainer.jobs.settings import JobSettings
@@ -21,14 +19,6 @@ from tests.services.trainer.jobs.test_record import new_job
 
 TRAINER = f"{sys.executable} -S -c 'import time; time.sleep(300)'"
 SETTINGS = JobSettings(lease_s=3.0, beat_s=0.05, grace_s=0.2, trainer=TRAINER)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[JobStore]:
-    broker = Broker.in_folder(tmp_path).ready()
-    yield JobStore(broker.client())
-    assert broker.embedded is not None
-    broker.embedded.stop()
 
 
 def add(store: JobStore, folder: Path) -> Job:
