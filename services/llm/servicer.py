@@ -62,7 +62,7 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         max_images = self._max_images(prompt.max_images)
         policy = _policy(prompt.image_policy)
         if policy == "force" and max_images == 0:
-            raise InvalidArgument("image_policy is FORCE, but this server draws no images")
+            raise InvalidArgument(self._no_image_to_force())
         pieces = await self._pieces(prompt, request_iterator)
         timing = Timing()
         events = self._engine.generate(pieces, policy, sampling, max_images, timing)
@@ -160,6 +160,12 @@ class LlmServicer(llm_pb2_grpc.LlmServiceServicer):
         if not 0 <= max_images <= bound:
             raise InvalidArgument(f"max_images is {max_images}, must be 0 to {bound}")
         return max_images or min(self._config.default_max_images, bound)
+
+    def _no_image_to_force(self) -> str:
+        bound = self._config.max_images_per_request
+        if bound == 0:
+            return "image_policy is FORCE, but this server draws no images"
+        return f"image_policy is FORCE, but max_images is not set and 0 by default here, must be 1 to {bound}"
 
     def _responses(self, event: Event, timing: Timing) -> Iterator[pb.GenerateResponse]:
         match event:

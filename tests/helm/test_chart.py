@@ -53,6 +53,9 @@ def test_names_fit(release: str) -> None:
     objects = render(values_of("everything"), release=release)
     assert all(len(name) <= 63 for _, name in objects)
     assert len(objects) == len(render(values_of("everything")))
+    revisions = [f"{name}-{'f' * 10}" for kind, name in objects if kind == "StatefulSet"]  # a label of its pods
+    assert revisions
+    assert all(len(revision) <= 63 for revision in revisions)
 
 
 def test_the_chart_is_for_this_version() -> None:
@@ -89,6 +92,7 @@ def test_the_chart_is_for_this_version() -> None:
         {"more": {"ca": {"service": "llm"}}},
         {"more": {"trainer-default": {"service": "llm"}}},  # as a worker's Deployment
         {"trainer": {"enabled": True, "workers": [{"name": "a", "queue": q, "replicas": 1} for q in ("a", "b")]}},
+        {"llm": {"autoscaling": {"enabled": True, "minReplicas": 5}}},  # more than maxReplicas
         {"defaults": {"disruptionBudget": {"maxUnavailable": "0%"}}},  # no node could be drained
     ],
     ids=json.dumps,

@@ -1,7 +1,10 @@
 {{/* Everything here takes (dict "root" $ "name" component "of" its settings), `component` below. */}}
 
+{{/* At most 63 characters, as names of Services and values of labels have. Redis' StatefulSet has 52: Kubernetes labels its
+pod with that name, a hyphen and a hash of ten. */}}
 {{- define "triptych.fullname" -}}
-{{- printf "%s-%s" (.root.Release.Name | trunc (sub 62 (len .name) | int) | trimSuffix "-") .name -}}
+{{- $most := ternary 52 63 (eq .name "redis") -}}
+{{- printf "%s-%s" (.root.Release.Name | trunc (sub $most (add1 (len .name)) | int) | trimSuffix "-") .name -}}
 {{- end -}}
 
 {{- define "triptych.selector" -}}

@@ -5,6 +5,9 @@ orchestrator's is the wait for admission. */}}
 {{- $fullname := include "triptych.fullname" . -}}
 {{- $metric := printf "triptych_%s_queued_ms" .service -}}
 {{- if $scaling.enabled }}
+{{- if lt (int $scaling.maxReplicas) (int $scaling.minReplicas) -}}
+{{- fail (printf "%s.autoscaling: maxReplicas is %d, must be at least minReplicas, %d" .name (int $scaling.maxReplicas) (int $scaling.minReplicas)) -}}
+{{- end -}}
 {{- if eq $scaling.kind "hpa" }}
 ---
 apiVersion: autoscaling/v2

@@ -144,6 +144,14 @@ async def test_refused_then_the_next_one_works(tiny_checkpoint: Path, case: str)
         assert (engine.num_caches, engine.load.num_running) == (0, 0)
 
 
+@pytest.mark.parametrize(("bound", "complaint"), [(16, "must be 1 to 16"), (0, "draws no images")])
+async def test_force_where_no_number_means_none(tiny_checkpoint: Path, bound: int, complaint: str) -> None:
+    async with llm(tiny_checkpoint, default_max_images=0, max_images_per_request=bound) as (stub, _, _):
+        requests = prompt(tiny_checkpoint, image_policy=pb.IMAGE_POLICY_FORCE)
+        code, message = await refused(Exchange(stub.Generate, requests).all())
+        assert (code, complaint in message) == ("INVALID_ARGUMENT", True), message
+
+
 async def test_space_does_not_matter_without_embeddings(tiny_checkpoint: Path) -> None:
     async with llm(tiny_checkpoint) as (stub, _, _):
         requests = prompt(tiny_checkpoint, [Special("<s>"), Text("USER: hello")], embeddings_space="other")
