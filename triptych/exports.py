@@ -16,6 +16,7 @@ PRECISIONS: Final = ("f32", "bf16", "f16", "int8")
 INPUT: Final = "pixel_values"  # of an encoder's graph: (B, 3, H, W) float32
 OUTPUT: Final = "embeddings"  # (B, M, D_llm) float32
 ENCODER_GRAPH: Final = "encoder.onnx"
+MAX_BATCH_SIZE: Final = 4096  # of any graph
 DIGEST_PARAMETER: Final = "component_digest"  # in config.pbtxt: which component the server's model is
 
 

@@ -22,11 +22,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException, InvalidURL
+from json import JSONDecodeError
 from pathlib import Path
 from typing import IO, Final
 from urllib.parse import urlsplit
 
-from triptych.card import CARD_FILE, read_card, verify_digest
+from triptych.card import CARD_FILE, Card, read_card, verify_digest
 from triptych.errors import CheckpointError, InvalidArgument, TriptychError, Unavailable
 from triptych.oci import open_layers
 
@@ -61,16 +62,22 @@ def fetch(folder: Path, digest: str, url: str | None = None) -> None:
     if not DIGEST.fullmatch(digest):
         raise InvalidArgument(f"digest {digest!r}: must be sha256: and 64 hexadecimal digits")
     if url is not None and not (folder / CARD_FILE).exists():
-        _bring(url, folder)
+        _bring(url, folder, digest)
+    card = _check(folder, digest)
+    print(f"{folder} holds {card.label}, {digest}", file=sys.stderr)
+
+
+def _check(folder: Path, digest: str) -> Card:
     card = read_card(folder)
     if card.digest != digest:
         raise CheckpointError(f"{folder} holds {card.label} with digest {card.digest}, wanted is {digest}")
     verify_digest(folder, card)
-    print(f"{folder} holds {card.label}, {digest}", file=sys.stderr)
+    return card
 
 
-def _bring(url: str, folder: Path) -> None:
-    """Into a folder beside the files first, moved into place as a whole: card.json comes last."""
+def _bring(url: str, folder: Path, digest: str) -> None:
+    """Into a folder beside the files first, moved into place as a whole: card.json comes last. What is not the
+    component never gets there: the next attempt would take its card for a sign that all is done."""
     scheme = _scheme(url)
     known: dict[str, Callable[[str, Path], None]] = {
         **dict.fromkeys(("http", "https"), _archive),
@@ -85,6 +92,7 @@ def _bring(url: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as partial:
         known[scheme](url, Path(partial))
         source = _component(Path(partial), url)
+        _check(source, digest)
         for path in sorted(source.iterdir(), key=lambda path: path.name == CARD_FILE):
             _replace(path, folder / path.name)
 
@@ -134,7 +142,7 @@ def _hugging_face(url: str, folder: Path) -> None:
     if parts is None:
         raise InvalidArgument(f"url {url!r}: must be hf://OWNER/NAME@REVISION/PATH")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     path = parts["path"].strip("/")
     try:
@@ -151,7 +159,9 @@ def _hugging_face(url: str, folder: Path) -> None:
                 raise Unavailable(f"{url}: there is no {CARD_FILE}")
             shutil.move(found / path, folder / "component")
             shutil.rmtree(folder / "component" / ".cache", ignore_errors=True)
-    except HfHubHTTPError as error:
+    except HFValidationError as error:
+        raise InvalidArgument(f"url {url!r}: {error}") from error
+    except (HfHubHTTPError, JSONDecodeError) as error:
         raise Unavailable(f"{url}: {error}") from error
 
 

@@ -18,7 +18,9 @@ IMPORTERS: Final = {
 
 Reported = Callable[[], AbstractContextManager[None]]
 Output = Annotated[Path, typer.Option("--output", "-o", help="checkpoint folder to write; must not exist")]
-Seed = Annotated[int, typer.Option(min=0, help="of what is fresh: same folders and seed, same checkpoint")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="of what is fresh: same folders and seed, same checkpoint")
+]
 
 
 def import_app(reported: Reported) -> typer.Typer:

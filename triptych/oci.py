@@ -28,6 +28,7 @@ REFERENCE: Final = re.compile(
     r"oci://(?P<host>[^/]+)/(?P<name>[a-z0-9._/-]+?)(?:@(?P<digest>sha256:\w+)|:(?P<tag>[\w.-]+))"
 )
 MANIFEST_BYTES: Final = 4 * 2**20  # what the specification asks registries to accept
+TOKEN_BYTES: Final = 2**20
 CHUNK_BYTES: Final = 2**20
 
 
@@ -46,8 +47,8 @@ class _Redirect(urllib.request.HTTPRedirectHandler):
 def open_layers(url: str, auth: str, timeout_s: float, scratch: Path) -> Iterator[IO[bytes]]:
     """Each layer as an open file without a name on the disk of `scratch`, its digest already checked; closing it is the
     caller's. `auth` is "user:password", or empty. Raises InvalidArgument for what is no reference, Unavailable when the
-    registry does not have it, CheckpointError when a blob is not what its digest says. Loopback registries are spoken
-    to without TLS."""
+    registry does not have it, CheckpointError for no manifest and for a blob that is not what its digest says. Loopback
+    registries are spoken to without TLS."""
     parts = REFERENCE.fullmatch(url)
     if parts is None:
         raise InvalidArgument(f"url {url!r}: must be oci://HOST/NAME:TAG or oci://HOST/NAME@sha256:...")
@@ -55,10 +56,14 @@ def open_layers(url: str, auth: str, timeout_s: float, scratch: Path) -> Iterato
     plain = host.partition(":")[0] in {"localhost", "127.0.0.1"}
     registry = Registry(f"{'http' if plain else 'https'}://{host}/v2/{parts['name']}", auth, timeout_s)
     manifest = registry.manifest(parts["digest"] or parts["tag"])
-    if "layers" not in manifest:
+    if "manifests" in manifest:
         raise CheckpointError(f"{url} is an index of several images: name one of them by its digest")
-    for layer in manifest["layers"]:
-        yield registry.blob(str(layer["digest"]), scratch)
+    try:
+        digests = [str(layer["digest"]) for layer in manifest["layers"]]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{url}: its manifest does not name layers by their digests") from error
+    for digest in digests:
+        yield registry.blob(digest, scratch)
 
 
 class Registry:
@@ -76,8 +81,7 @@ class Registry:
             body = response.read(MANIFEST_BYTES)
         if reference.startswith("sha256:") and hashlib.sha256(body).hexdigest() != reference.removeprefix("sha256:"):
             raise CheckpointError(f"{self._base}: the manifest is not {reference}")
-        manifest: dict[str, Any] = json.loads(body)
-        return manifest
+        return _object(body, f"{self._base}: the manifest {reference}")
 
     def blob(self, digest: str, scratch: Path) -> IO[bytes]:
         """On disk, for archives are larger than memory."""
@@ -129,7 +133,18 @@ class Registry:
         query = urlencode({key: said[key] for key in ("service", "scope") if key in said})
         try:
             with self._open(f"{said['realm']}?{query}", self._basic) as response:
-                answer = json.load(response)
+                answer = _object(response.read(TOKEN_BYTES), f"{self._base}: the token from {said['realm']!r}")
         except (KeyError, urllib.error.URLError) as error:
             raise Unavailable(f"{self._base}: no token: {error!r}") from error
         return f"Bearer {answer.get('token') or answer.get('access_token')}"
+
+
+def _object(body: bytes, what: str) -> dict[str, Any]:
+    """Raises CheckpointError naming `what` when it is no JSON object."""
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{what} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{what} is no JSON object")
+    return values

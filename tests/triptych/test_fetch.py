@@ -31,6 +31,7 @@ class Site:
         self.moved: dict[str, str] = {}
         self.locked = False
         self.token_uses = 100
+        self.token_page = b""  # instead of a token
         self.num_tokens = 0
         self.uses_left = 0
         site = self
@@ -39,7 +40,8 @@ class Site:
             def do_GET(self) -> None:
                 seen, path = self.headers.get("Authorization"), self.path.partition("?")[0]
                 if path == "/token":
-                    self.answer(200 if seen == BASIC else 403, json.dumps({"token": site.new_token()}).encode())
+                    page = site.token_page or json.dumps({"token": site.new_token()}).encode()
+                    self.answer(200 if seen == BASIC else 403, page)
                 elif path in site.moved:
                     self.answer(307, b"", {"Location": site.moved[path]})
                 elif site.locked and not site.admits(seen):
@@ -189,6 +191,51 @@ def test_another_component_than_was_meant(site: Site, component: Path, tmp_path:
     site.pages["/encoder.tar.gz"] = packed(component)
     with pytest.raises(CheckpointError, match="wanted is sha256:0000"):
         fetch(tmp_path / "out", f"sha256:{'0' * 64}", f"{site.url}/encoder.tar.gz")
+
+
+def test_what_came_wrong_is_brought_anew(site: Site, component: Path, tmp_path: Path) -> None:
+    """A component whose files are not its card's, and one that nobody meant."""
+    digest, out, whole = folder_digest(component), tmp_path / "out", packed(component)
+    (component / "vision" / "model.safetensors").write_bytes(b"cut short")
+    for message in ("half-copied or changed", f"wanted is {digest}"):
+        site.pages["/encoder.tar.gz"] = packed(component)
+        with pytest.raises(CheckpointError, match=message):
+            fetch(out, digest, f"{site.url}/encoder.tar.gz")
+        assert not list(out.iterdir())
+        write_card(component, Card(kind="encoder", name="other", version="1.0.0"))
+    site.pages["/encoder.tar.gz"] = whole
+    fetch(out, digest, f"{site.url}/encoder.tar.gz")
+    assert folder_digest(out) == digest
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        (b"<html>", "the manifest 1 is not JSON"),
+        (b"[]", "the manifest 1 is no JSON object"),
+        (b"{}", "does not name layers by their digests"),
+        (b'{"layers": null}', "does not name layers by their digests"),
+        (b'{"layers": [{"size": 1}]}', "does not name layers by their digests"),
+        (b'{"manifests": []}', "is an index of several images"),
+    ],
+)
+def test_a_manifest_that_is_none(site: Site, tmp_path: Path, manifest: bytes, message: str) -> None:
+    site.pages["/v2/a/b/manifests/1"] = manifest
+    with pytest.raises(CheckpointError, match=message):
+        fetch(tmp_path / "out", f"sha256:{'0' * 64}", f"oci://{site.address}/a/b:1")
+
+
+@pytest.mark.parametrize("token", [b"welcome", b"[]"])
+def test_a_token_that_is_none(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: bytes) -> None:
+    site.locked, site.token_page = True, token
+    monkeypatch.setenv("REGISTRY_AUTH", "me:secret")
+    with pytest.raises(CheckpointError, match="the token from .* is no"):
+        fetch(tmp_path / "out", f"sha256:{'0' * 64}", f"oci://{site.address}/a/b:1")
+
+
+def test_a_repository_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"url 'hf://a\.\.b/c@main': Repo id must"):
+        fetch(tmp_path / "out", f"sha256:{'0' * 64}", "hf://a..b/c@main")
 
 
 def test_files_that_are_not_the_cards(component: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,11 +14,11 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
 from triptych.errors import ExportError
+from triptych.exports import MAX_BATCH_SIZE
 
 DTYPES: Final = {"f32": torch.float32, "int8": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 OPSET: Final = 20
 BF16_OPSET: Final = 22  # the first whose convolutions may be bf16
-MAX_BATCH_SIZE: Final = 4096
 MAX_INLINE_BYTES: Final = 2**31 - 2**20  # of protobuf; larger graphs keep their weights in a file beside
 
 

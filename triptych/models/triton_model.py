@@ -5,7 +5,10 @@ server's own module only where the server calls.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+# Not TensorRT, which comes first where it is built in: it compiles anew for each size of batch, while requests wait.
+PROVIDERS: Final = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 class TritonPythonModel:
@@ -15,7 +18,9 @@ class TritonPythonModel:
         import onnxruntime
 
         graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
-        self._session = onnxruntime.InferenceSession(str(graph), providers=onnxruntime.get_available_providers())
+        available = onnxruntime.get_available_providers()
+        providers = [provider for provider in PROVIDERS if provider in available]
+        self._session = onnxruntime.InferenceSession(str(graph), providers=providers)
         self._input = self._session.get_inputs()[0].name
         self._output = self._session.get_outputs()[0].name
 

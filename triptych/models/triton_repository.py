@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Final
 
 from triptych.errors import InvalidArgument
-from triptych.exports import DIGEST_PARAMETER, INPUT, OUTPUT, triton_model
+from triptych.exports import DIGEST_PARAMETER, INPUT, MAX_BATCH_SIZE, OUTPUT, triton_model
 from triptych.models import triton_model as python_model
 
 BACKENDS: Final = ("onnxruntime", "python")
 VERSION: Final = "1"
 GRAPH: Final = "model.onnx"
+MAX_QUEUE_DELAY_MS: Final = 60_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,10 @@ class TritonConfig:
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
             raise InvalidArgument(f"triton backend is {self.backend!r}, must be one of {', '.join(BACKENDS)}")
+        if not 1 <= self.max_batch_size <= MAX_BATCH_SIZE:
+            raise InvalidArgument(f"max_batch_size is {self.max_batch_size}, must be 1 to {MAX_BATCH_SIZE}")
+        if not 0 <= self.max_queue_delay_ms <= MAX_QUEUE_DELAY_MS:  # nor NaN
+            raise InvalidArgument(f"max_queue_delay_ms is {self.max_queue_delay_ms}, must be 0 to {MAX_QUEUE_DELAY_MS}")
 
 
 def graph_path(repository: Path, digest: str) -> Path:

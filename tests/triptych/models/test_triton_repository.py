@@ -1,6 +1,7 @@
 """config.pbtxt is what Triton's own protobuf reads; the Python model answers each request with its own rows."""
 
 import ast
+import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,11 +49,46 @@ def test_unknown_backend() -> None:
         TritonConfig(backend="pytorch")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_batch_size", 2**31),
+        ("max_batch_size", 0),
+        ("max_queue_delay_ms", -1.0),
+        ("max_queue_delay_ms", math.nan),
+        ("max_queue_delay_ms", math.inf),
+    ],
+)
+def test_numbers_that_triton_does_not_take(name: str, value: float) -> None:
+    values: dict[str, Any] = {name: value}
+    with pytest.raises(InvalidArgument, match=f"{name} is {value}, must be "):
+        TritonConfig(**values)
+
+
 def test_the_model_imports_nothing_of_ours() -> None:
     tree = ast.parse(Path(triton_model.__file__).read_text())
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert modules == {"pathlib", "typing", "onnxruntime", "numpy", "triton_python_backend_utils"}
+
+
+def test_the_model_leaves_tensorrt_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a stand-in for the package as it is built for GPUs."""
+    names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    opened: list[list[str]] = []
+
+    def open_session(graph: str, providers: list[str]) -> Any:
+        opened.append(providers)
+        argument = SimpleNamespace(name=graph)
+        return SimpleNamespace(get_inputs=lambda: [argument], get_outputs=lambda: [argument])
+
+    module = SimpleNamespace(get_available_providers=lambda: names, InferenceSession=open_session)
+    monkeypatch.setitem(sys.modules, "onnxruntime", module)
+    model: Any = triton_model.TritonPythonModel()
+    for available in (names, names[2:]):
+        module.get_available_providers = lambda available=available: available
+        model.initialize({"model_repository": str(tmp_path), "model_version": "1"})
+    assert opened == [names[1:], names[2:]]
 
 
 def test_each_request_gets_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from triptych.models.decoder_stage import DecoderStage
 from triptych.models.decoders.latent_diffusion import LatentDiffusion
 from triptych.models.json_file import read_json
 from triptych.models.published.config import naming, parse_config
+from triptych.models.published.corrections import schedule_corrections, unet_corrections
 from triptych.models.published.keys import PLAIN, TEXT_ENCODER, VAE, Spelling, match
 from triptych.models.published.shards import write_shards
 from triptych.models.published.stored import StoredTensor, read_stored
@@ -24,6 +25,7 @@ from triptych.models.published.streamed import build_empty, stream
 M = TypeVar("M", bound=nn.Module)
 
 STEM: Final = "diffusion_pytorch_model"
+NUM_TRIAL_STEPS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class PublishedDiffusion:
         schedule = folder / "scheduler" / "scheduler_config.json"
         with naming(schedule):
             decoder = LatentDiffusion(unet, vae, read_json(schedule)).eval()
-            decoder.noise_scheduler()  # made anew for every picture; what is wrong with it is said here
+            decoder.noise_schedule |= schedule_corrections(decoder.noise_scheduler().config)
+            _walk(decoder)
         null = _null_conditioning(folder)
         _check_fit(folder, unet.config, vae.config, null.shape[-1])
         return cls(decoder, unet_tensors, vae_tensors, null)
@@ -68,6 +71,8 @@ def _open(model_class: type[M], folder: Path, spelling: Spelling) -> tuple[M, di
     values.pop("_name_or_path", None)
     if values.get("_class_name") != model_class.__name__:
         raise CheckpointError(f"{path}: _class_name is {values.get('_class_name')!r}, must be {model_class.__name__!r}")
+    if model_class is UNet2DConditionModel:
+        values |= unet_corrections(values)
     config_class: Any = model_class
     with naming(path):
         module: M = build_empty(lambda: config_class.from_config(values))
@@ -87,10 +92,20 @@ def _null_conditioning(folder: Path) -> Tensor:
     for name in ("vocab.json", "merges.txt"):
         if not (folder / "tokenizer" / name).is_file():
             raise CheckpointError(f"{folder / 'tokenizer' / name} is missing")
-    tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
-    ids = tokenizer("", padding="max_length", max_length=config.max_position_embeddings, return_tensors="pt").input_ids
-    with torch.no_grad():
-        return encoder(ids).last_hidden_state  # type: ignore[no-any-return]
+    with naming(folder / "tokenizer"):
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+        text = tokenizer("", padding="max_length", max_length=config.max_position_embeddings, return_tensors="pt")
+    with naming(path), torch.no_grad():
+        return encoder(text.input_ids).last_hidden_state  # type: ignore[no-any-return]
+
+
+def _walk(decoder: LatentDiffusion) -> None:
+    """A picture's schedule without its UNet: schedulers only say in their steps what they cannot use."""
+    scheduler = decoder.denoising_schedule(NUM_TRIAL_STEPS)
+    latents = torch.zeros(1, 1, 1, 1)
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, timestep)
+        latents = scheduler.step(scaled, timestep, latents, return_dict=False)[0]
 
 
 def _check_fit(folder: Path, unet: Any, vae: Any, text_width: int) -> None:
@@ -98,6 +113,8 @@ def _check_fit(folder: Path, unet: Any, vae: Any, text_width: int) -> None:
         raise CheckpointError(
             f"{folder}: the UNet attends to width {unet.cross_attention_dim}, the text encoder's is {text_width}"
         )
+    if not isinstance(size := unet.sample_size, int) or size < 1:
+        raise CheckpointError(f"{folder / 'unet' / 'config.json'}: sample_size is {size!r}, must be at least 1")
     if not unet.in_channels == unet.out_channels == vae.latent_channels:
         raise CheckpointError(
             f"{folder}: the UNet takes {unet.in_channels} channels and gives {unet.out_channels}, "

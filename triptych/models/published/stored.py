@@ -40,7 +40,7 @@ def read_stored(folder: Path, stems: Iterable[str]) -> dict[str, StoredTensor]:
     for name in names:
         if files := _files(folder, name):
             listed = _list_safetensors if name.endswith(".safetensors") else _list_bin
-            return {key: tensor for file in files for key, tensor in listed(file).items()}
+            return _together({file: listed(file) for file in files})
     raise CheckpointError(f"{folder} holds no weights: none of {', '.join(names)}, nor their {INDEX}")
 
 
@@ -57,6 +57,15 @@ def _files(folder: Path, name: str) -> list[Path]:
     if missing := [str(file) for file in files if not file.is_file()]:
         raise CheckpointError(f"{', '.join(missing)} is missing, but {index} names it")
     return files
+
+
+def _together(shards: dict[Path, dict[str, StoredTensor]]) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
+    for file, shard in shards.items():
+        if twice := tensors.keys() & shard.keys():
+            raise CheckpointError(f"{file}: {min(twice)} is in another shard, too")
+        tensors |= shard
+    return tensors
 
 
 def _list_safetensors(file: Path) -> dict[str, StoredTensor]:
@@ -78,8 +87,10 @@ def _read_safetensors(file: Path, key: str) -> Tensor:
 
 def _list_bin(file: Path) -> dict[str, StoredTensor]:
     state = _open_bin(file)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{file} holds no dict of tensors")
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise CheckpointError(f"{file} holds no dict of tensors by name")
     return {key: _stored(file, key, value.dtype, value.shape, _read_bin) for key, value in state.items()}
 
 

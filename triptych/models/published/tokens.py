@@ -49,9 +49,9 @@ def read_tokenizer(folder: Path, template: PromptTemplate) -> GrownTokenizer:
                 f"{folder / 'tokenizer_config.json'}: {key} is {named.get(key)!r}, must be {wanted!r}"
             )
     pad = named.setdefault("pad_token", PAD)
-    published = [token["content"] for token in values.get("added_tokens", ()) if token.get("special")]
     ours = [pad, IMAGE, *sorted(set(TASK_TOKENS.values()), reverse=True), *template.image_tokens]
     try:
+        published = [token["content"] for token in values.get("added_tokens", ()) if token.get("special")]
         backend = Tokenizer.from_str(json.dumps(_without_prefix(values)))
     except Exception as error:  # the tokenizers library raises nothing narrower
         raise CheckpointError(f"{path}: {error}") from error

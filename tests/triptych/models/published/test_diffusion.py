@@ -52,18 +52,30 @@ def test_names_of_transformers_4_in_the_text_encoder(published: Path, tmp_path: 
     assert torch.equal(null, PublishedDiffusion.open(folder).null_conditioning)
 
 
-BAD_CONFIGS = {
-    "text_encoder/config.json": {"hidden_act": "nonsense"},
-    "scheduler/scheduler_config.json": {"beta_start": "x"},
-    "unet/config.json": {"block_out_channels": 16},
-}
+BAD_CONFIGS: list[tuple[str, dict[str, object]]] = [
+    ("text_encoder/config.json", {"hidden_act": "nonsense"}),
+    ("text_encoder/config.json", {"layer_norm_eps": None}),
+    ("scheduler/scheduler_config.json", {"beta_start": "x"}),
+    ("scheduler/scheduler_config.json", {"prediction_type": "nonsense"}),
+    ("scheduler/scheduler_config.json", {"timestep_spacing": None}),
+    ("unet/config.json", {"block_out_channels": 16}),
+    ("unet/config.json", {"sample_size": None}),
+    ("unet/config.json", {"sample_size": 0}),
+]
 
 
-@pytest.mark.parametrize(("name", "changes"), BAD_CONFIGS.items(), ids=BAD_CONFIGS)
+@pytest.mark.parametrize(("name", "changes"), BAD_CONFIGS, ids=str)
 def test_what_cannot_be_used_is_named(published: Path, tmp_path: Path, name: str, changes: dict[str, object]) -> None:
     path = shutil.copytree(published, tmp_path / "bad") / name
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(CheckpointError, match=f"{name}: "):
+        PublishedDiffusion.open(tmp_path / "bad")
+
+
+def test_a_tokenizer_that_cannot_fill_a_line_is_named(published: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(published, tmp_path / "bad") / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": None}))
+    with pytest.raises(CheckpointError, match="bad/tokenizer: .*padding token"):
         PublishedDiffusion.open(tmp_path / "bad")
 
 

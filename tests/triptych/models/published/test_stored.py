@@ -51,8 +51,9 @@ def test_a_bin_runs_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_bin_of_something_else_is_named(tmp_path: Path) -> None:
-    torch.save({"a": 1}, tmp_path / "model.bin")
+@pytest.mark.parametrize("state", [[], {"a": 1}, {1: torch.zeros(1)}])
+def test_a_bin_of_something_else_is_named(tmp_path: Path, state: object) -> None:
+    torch.save(state, tmp_path / "model.bin")
     with pytest.raises(CheckpointError, match="model.bin holds no dict of tensors"):
         read_stored(tmp_path, ("model",))
 
@@ -80,6 +81,15 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     weight_map = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(CheckpointError, match=r"model-2.safetensors is missing, but .*index.json names it"):
+        read_stored(tmp_path, ("model",))
+
+
+def test_a_tensor_in_two_shards_is_named(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save_file(STATE, tmp_path / f"model-{number}.safetensors")
+    weight_map = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match=r"model-2.safetensors: a is in another shard, too"):
         read_stored(tmp_path, ("model",))
 
 

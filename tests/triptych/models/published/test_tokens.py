@@ -89,8 +89,11 @@ def test_another_beginning_of_text_is_named(tmp_path: Path) -> None:
         read_tokenizer(tmp_path, TEMPLATE)
 
 
-def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"model": {"type": "Unknown"}}, {"added_tokens": None}, {"added_tokens": ["<s>"]}], ids=str
+)
+def test_a_broken_tokenizer_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
     folders.write_tokenizer(tmp_path)
-    rewrite(tmp_path / "tokenizer.json", model={"type": "Unknown"})
+    rewrite(tmp_path / "tokenizer.json", **changes)
     with pytest.raises(CheckpointError, match="tokenizer.json: "):
         read_tokenizer(tmp_path, TEMPLATE)
