@@ -74,26 +74,9 @@ def _defaults(checkpoint: Path) -> tuple[int, float]:
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    console = Console(stderr=True)
     try:
         _check_output(args.output)
-        data = tuple(_data(text) for text in args.data)
-        names = tuple(args.evaluators.split(",")) if args.evaluators else (*BLOCKS, *(name for name, _ in data))
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("evaluating", total=None)
-            evaluation = evaluate_checkpoint(
-                args.checkpoint,
-                names,
-                num_scenes=args.num_scenes,
-                num_records=args.num_records,
-                seed=args.seed,
-                plain_questions=args.plain_questions,
-                dino=args.dino,
-                data=data,
-                num_processes=args.processes,
-                num_threads=_threads(args.processes),
-                report=lambda figures: progress.update(task, completed=figures["step"], total=figures["steps"]),
-            )
+        evaluation = _evaluated(args)
         _print(evaluation)  # first: a full disk takes no figure away
         evaluation.write(args.output)
     except TriptychError as error:
@@ -110,6 +93,27 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     print(args.output / "evaluation.html")
     return 0
+
+
+def _evaluated(args: argparse.Namespace) -> "Evaluation":
+    console = Console(stderr=True)
+    data = tuple(_data(text) for text in args.data)
+    names = tuple(args.evaluators.split(",")) if args.evaluators else (*BLOCKS, *(name for name, _ in data))
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("evaluating", total=None)
+        return evaluate_checkpoint(
+            args.checkpoint,
+            names,
+            num_scenes=args.num_scenes,
+            num_records=args.num_records,
+            seed=args.seed,
+            plain_questions=args.plain_questions,
+            dino=args.dino,
+            data=data,
+            num_processes=args.processes,
+            num_threads=_threads(args.processes),
+            report=lambda figures: progress.update(task, completed=figures["step"], total=figures["steps"]),
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
