@@ -74,25 +74,10 @@ def _defaults(checkpoint: Path) -> tuple[int, float]:
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    console = Console(stderr=True)
     try:
-        data = tuple(_data(text) for text in args.data)
-        names = tuple(args.evaluators.split(",")) if args.evaluators else (*BLOCKS, *(name for name, _ in data))
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("evaluating", total=None)
-            evaluation = evaluate_checkpoint(
-                args.checkpoint,
-                names,
-                num_scenes=args.num_scenes,
-                num_records=args.num_records,
-                seed=args.seed,
-                plain_questions=args.plain_questions,
-                dino=args.dino,
-                data=data,
-                num_processes=args.processes,
-                num_threads=_threads(args.processes),
-                report=lambda figures: progress.update(task, completed=figures["step"], total=figures["steps"]),
-            )
+        _check_output(args.output)
+        evaluation = _evaluated(args)
+        _print(evaluation)  # first: a full disk takes no figure away
         evaluation.write(args.output)
     except TriptychError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -100,12 +85,35 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed: pip install 'triptych[trainer]'", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    _print(evaluation)
     print(args.output / "evaluation.html")
     return 0
+
+
+def _evaluated(args: argparse.Namespace) -> "Evaluation":
+    console = Console(stderr=True)
+    data = tuple(_data(text) for text in args.data)
+    names = tuple(args.evaluators.split(",")) if args.evaluators else (*BLOCKS, *(name for name, _ in data))
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("evaluating", total=None)
+        return evaluate_checkpoint(
+            args.checkpoint,
+            names,
+            num_scenes=args.num_scenes,
+            num_records=args.num_records,
+            seed=args.seed,
+            plain_questions=args.plain_questions,
+            dino=args.dino,
+            data=data,
+            num_processes=args.processes,
+            num_threads=_threads(args.processes),
+            report=lambda figures: progress.update(task, completed=figures["step"], total=figures["steps"]),
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -138,6 +146,15 @@ def _processes(text: str) -> int:
 def _threads(num_processes: int) -> int:
     """Of each process: its share of the cores, unless OMP_NUM_THREADS says otherwise, which torch itself reads."""
     return 0 if "OMP_NUM_THREADS" in os.environ else max(1, (os.cpu_count() or 1) // num_processes)
+
+
+def _check_output(folder: Path) -> None:
+    """Raises InvalidArgument where no folder is or can be, or nothing may be written."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InvalidArgument(f"--output {folder}: {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise InvalidArgument(f"--output {folder}: {there} may not be written to")
 
 
 def _data(text: str) -> tuple[str, Path]:

@@ -36,10 +36,10 @@ def prepare(mix: Mix, out: Path, num_workers: int, root: Path) -> MixFolder:
 
 def _run(progress: Progress, pool: Executor, phase: Phase) -> None:
     """The first error ends the run; steps under way finish, those that wait are dropped."""
-    futures = [pool.submit(phase.step, *arguments) for arguments in phase.open()]
-    total = len(phase.marks)
-    bar = progress.add_task(f"{phase.title:>8}", total=total, completed=total - len(futures))
+    waiting, total = phase.open(), len(phase.marks)
+    bar = progress.add_task(f"{phase.title:>8}", total=total, completed=total - len(waiting))
     try:
+        futures = [pool.submit(phase.step, *arguments) for arguments in waiting]
         for future in as_completed(futures):
             future.result()
             progress.advance(bar)
@@ -60,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     except TriptychError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if error.code == "INVALID_ARGUMENT" else 1
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -53,7 +53,7 @@ class PictureClusters:
 
 
 class Deduplicator:
-    """Remembers what was kept: about two kilobytes a record."""
+    """Remembers what was kept: about 3.5 KB a record, 7 KB where it has a picture."""
 
     def __init__(self, config: Dedup) -> None:
         self.config = config

@@ -22,7 +22,11 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            partial.replace(path)
+        except FileNotFoundError:  # whoever wrote the same before, and then ended the mix, has cleared it away
+            if not path.exists():
+                raise
     finally:
         partial.unlink(missing_ok=True)
 

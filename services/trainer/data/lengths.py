@@ -20,7 +20,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     values = json_value(path)
     if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
         raise InvalidArgument(f"{path} describes no tokenizer")
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library has no type of its own for them
+        raise InvalidArgument(f"{path}: {error}") from error
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     return tokenizer

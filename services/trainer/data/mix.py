@@ -70,7 +70,7 @@ class Mix(_Frozen):
         total = sum(self.shares.values())
         if not all(math.isfinite(share) and share > 0 for share in self.shares.values()):
             raise ValueError(f"shares must be above 0, not {self.shares}")
-        if abs(total - PERCENT) > TOLERANCE:
+        if round(abs(total - PERCENT), 6) > TOLERANCE:
             raise ValueError(f"shares add up to {total:.2f}, not 100 percent")
         names = [source.name for source in self.sources]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -107,7 +107,9 @@ class Mix(_Frozen):
     def quotas(self, available: dict[str, int]) -> dict[str, int]:
         """How many records each source gives. Raises FailedPrecondition when a group has too few for `size`."""
         groups = {group: {c.name: available[c.name] for c in self.sources if c.group == group} for group in self.shares}
-        largest = min(int(sum(groups[g].values()) * PERCENT / share) for g, share in self.shares.items())
+        whole = sum(self.shares.values())  # 100, but for rounding
+        # To six places, as 2889 is 9.63 % of 30,000, and of 29,999.999999999996.
+        largest = min(int(round(sum(groups[g].values()) * whole / share, 6)) for g, share in self.shares.items())
         size = largest if self.size is None else self.size
         wanted = apportion(size, self.shares)
         for group, number in wanted.items():

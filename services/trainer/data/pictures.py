@@ -8,7 +8,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from services.trainer.data.fingerprints import picture_hash
 from services.trainer.data.records import BadRecord
@@ -39,7 +39,7 @@ def picture_bytes(path: Path) -> bytes:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, UnicodeEncodeError):
         raise BadRecord("picture missing", path.name) from None
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
             raise
         raise BadRecord("picture missing", path.name) from None
 
@@ -59,6 +59,7 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> PictureFile:
                 raise BadRecord("picture too large", f"{path.name}: {image.width} x {image.height}")
             width, height, suffix = image.width, image.height, _suffix(image)
             hashed = picture_hash(image)
+            ImageOps.exif_transpose(image, in_place=True)  # as models see it: damaged EXIF data prevent that
     except Image.DecompressionBombError as error:
         raise BadRecord("picture too large", f"{path.name}: {error}") from None
     except UnidentifiedImageError:  # its message holds an address, and would differ from run to run

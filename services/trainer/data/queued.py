@@ -108,6 +108,8 @@ class _Run:
                 killed.append(each)
             elif isinstance(result.result, TriptychError):
                 raise result.result
+            elif isinstance(result.result, OSError):  # a full disk: where in our code it was met helps nobody
+                raise FailedPrecondition(f"{self._task}{each}: {result.result}")
             else:
                 raise FailedPrecondition(f"{self._task}{each}: {result.result!r}\n{result.traceback or ''}")
         return killed

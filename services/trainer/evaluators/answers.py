@@ -2,6 +2,7 @@
 
 Lower case, no full stops but decimal ones, numbers up to ten as digits, no articles, apostrophes put back, and
 punctuation out: a mark goes without a trace where it stands beside a space, and leaves a space where it joins words.
+People's answers are brought into this form too, also where all say the same, which the published script leaves alone.
 """
 
 import re
@@ -12,15 +13,19 @@ ARTICLES = {"a", "an", "the"}
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)} | {"zero": "0"}
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
-# Words that lose their apostrophe in writing; those that would then be other words ("its", "were") are left alone.
+# The published list: what gets its apostrophe back, where one is missing.
 CONTRACTED = """
-ain't aren't can't couldn't didn't doesn't don't hadn't hasn't haven't isn't mightn't mustn't needn't shan't shouldn't
-wasn't weren't won't wouldn't could've should've would've might've he's she's how's that's there's what's where's who's
-when's why's here's somebody's someone's something's let's i'm i've you're you've you'd you'll they're they've they'd
-they'll we've who've who'd who'll what've what'll what're how'd how'll that'd there'd there're it'd it'll ma'am o'clock
-y'all 'twas 'tis
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
+o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd somebody'd've somebody'll
+somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd
+there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll
+what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
+would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
-WITH_APOSTROPHE = {word.replace("'", ""): word for word in CONTRACTED.split()}
+WITH_APOSTROPHE = {
+    word[:at] + word[at + 1 :]: word for word in CONTRACTED.split() for at, mark in enumerate(word) if mark == "'"
+}
 
 
 def normalise(answer: str) -> str:

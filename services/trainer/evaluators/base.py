@@ -80,6 +80,11 @@ class Evaluator(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
+    def check(self) -> None:
+        """Raises InvalidArgument naming the first record that cannot be asked about, before any is. Pictures are looked
+        for, not opened."""
+
+    @abstractmethod
     def judge(self, model: UnifiedModel, index: int) -> Outcome: ...
 
     def at_most(self, num_records: int) -> int:

@@ -27,6 +27,9 @@ class BlocksEvaluator(Evaluator):
     def __len__(self) -> int:
         return self.items_a_scene * self.settings.num_scenes
 
+    def check(self) -> None:
+        """The world makes its scenes: nothing can be wrong with them."""
+
     def judge(self, model: UnifiedModel, index: int) -> Outcome:
         return self.judge_scene(model, self.seeded(index))
 

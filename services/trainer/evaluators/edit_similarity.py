@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch.nn.functional import cosine_similarity
 
 from services.trainer.data.records import BadRecord
@@ -16,6 +17,8 @@ from services.trainer.evaluators.published import one_file, open_picture, read_l
 from triptych.errors import InvalidArgument
 from triptych.models.unified import UnifiedModel
 from triptych.prompts import Picture
+
+PICTURES = ("img0", "img1")  # before, and as wanted
 
 
 class EditSimilarity(Evaluator):
@@ -38,13 +41,19 @@ class EditSimilarity(Evaluator):
     def __len__(self) -> int:
         return self.at_most(len(self.rows))
 
+    def check(self) -> None:
+        for index in range(len(self)):
+            self._request(index)
+            for key in PICTURES:
+                path = self._path(index, key)
+                if not path.is_file():
+                    raise InvalidArgument(f"{self.path}: record {index}: {path} does not exist")
+        _ = self._dino  # loads it, or says why it cannot be
+
     def judge(self, model: UnifiedModel, index: int) -> Outcome:
-        row = self.rows[index]
-        before, wanted = (self._picture(value(self.path, row, key, str)) for key in ("img0", "img1"))
-        sentences = value(self.path, row, "sents", list)
-        if not sentences:
-            raise InvalidArgument(f"{self.path}: record {index} has no sents")
-        reply = self.respond(model, "edit", (Picture(0), str(sentences[0])), [before], self.seeded(index))
+        instruction = self._request(index)
+        before, wanted = (open_picture(path, path.name) for path in (self._path(index, key) for key in PICTURES))
+        reply = self.respond(model, "edit", (Picture(0), instruction), [before], self.seeded(index))
         edited = Image.fromarray(reply.pictures[0])
         before_, wanted_ = (image.resize(edited.size, Image.Resampling.BICUBIC) for image in (before, wanted))
         cosine = self._cosine(model, edited, wanted_)
@@ -61,20 +70,27 @@ class EditSimilarity(Evaluator):
             )
         parts = (
             ("before", png(before)),
-            ("instruction", str(sentences[0])),
+            ("instruction", instruction),
             ("after", png(edited)),
             ("wanted", png(wanted)),
             ("cosine", f"{cosine:.3f}"),
         )
         return Outcome(tuple(scores), Example(cosine, parts))
 
-    def _picture(self, name: str) -> Image.Image:
-        """Right in the folder or in one of its folders, as the archive was unpacked."""
+    def _request(self, index: int) -> str:
+        sentences = value(self.path, self.rows[index], "sents", list)
+        if not sentences:
+            raise InvalidArgument(f"{self.path}: record {index} has no sents")
+        return str(sentences[0])
+
+    def _path(self, index: int, key: str) -> Path:
+        """Right in the folder or in its `images`, as the archive was unpacked."""
+        name = value(self.path, self.rows[index], key, str)
         try:
             paths = (below(self.folder, name), below(self.folder / "images", name))
         except BadRecord as error:
             raise InvalidArgument(f"{self.path}: {error}") from None
-        return open_picture(next((path for path in paths if path.is_file()), paths[0]), name)
+        return next((path for path in paths if path.is_file()), paths[0])
 
     @torch.inference_mode()
     def _cosine(self, model: UnifiedModel, one: Image.Image, other: Image.Image) -> float:
@@ -95,7 +111,7 @@ class EditSimilarity(Evaluator):
                 AutoModel.from_pretrained(folder, local_files_only=True).eval(),
                 AutoImageProcessor.from_pretrained(folder, local_files_only=True, use_fast=False),
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise InvalidArgument(f"{folder}: {error}") from error
 
     @torch.inference_mode()

@@ -4,6 +4,7 @@ import base64
 import binascii
 import csv
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,12 +45,14 @@ class MultipleChoice(Evaluator):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def check(self) -> None:
+        for row in self.rows:
+            self._options(row)
+            self._base64(row)
+
     def judge(self, model: UnifiedModel, index: int) -> Outcome:
         row = self.rows[index]
-        options = [row[letter] for letter in LETTERS if row.get(letter)]
-        wanted = LETTERS.find(row["answer"].strip() or "?")
-        if not 0 <= wanted < len(options):
-            raise InvalidArgument(f"{self.path}: question {row['index']} has the answer {row['answer']!r}")
+        options, wanted = self._options(row)
         picture = self._picture(row)
         said: list[str] = []
         first = every = self._asked(model, row, options, wanted, picture, said)
@@ -81,12 +84,25 @@ class MultipleChoice(Evaluator):
         said.append(reply)
         return chosen(reply, options) == wanted
 
-    def _picture(self, row: dict[str, str]) -> Image.Image:
+    def _options(self, row: dict[str, str]) -> tuple[list[str], int]:
+        """Those there are, and which is right."""
+        letters, answer = [letter for letter in LETTERS if row.get(letter)], row["answer"].strip()
+        if answer not in letters:
+            has = f"has the answer {row['answer']!r}, and options {', '.join(letters)}"
+            raise InvalidArgument(f"{self.path}: question {row['index']} {has}")
+        return [row[letter] for letter in letters], letters.index(answer)
+
+    def _base64(self, row: dict[str, str]) -> str:
         image = row["image"]
         if len(image) <= MAX_REFERENCE:
             image = self.images.get(image, "")
+        if len(image) <= MAX_REFERENCE:
+            raise InvalidArgument(f"{self.path}: question {row['index']} has the picture of {row['image']!r}: none")
+        return image
+
+    def _picture(self, row: dict[str, str]) -> Image.Image:
         try:
-            return open_picture(base64.b64decode(image, validate=True), row["index"])
+            return open_picture(base64.b64decode(self._base64(row), validate=True), row["index"])
         except binascii.Error as error:
             raise InvalidArgument(f"{self.path}: picture of question {row['index']}: {error}") from None
 
@@ -131,4 +147,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
         raise InvalidArgument(f"{path}: columns {', '.join(missing)} are missing")
     if not rows:
         raise InvalidArgument(f"{path} is empty")
+    index, times = Counter(row["index"] for row in rows).most_common(1)[0]
+    if times > 1:
+        raise InvalidArgument(f"{path}: the index {index!r} stands in {times} rows")
     return rows

@@ -47,7 +47,7 @@ def _row(name: str, figure: Figure) -> dict[str, Any]:
         "is_part": ": " in name,
         "value": f"{figure.value:.3f}",
         "count": f"{figure.right:,} of {figure.of:,}" if isinstance(figure, Share) else f"mean of {figure.of:,}",
-        "interval": f"{low:.3f} to {high:.3f}" if figure.interval else "",
+        "interval": f"{low:z.3f} to {high:z.3f}" if figure.interval else "",
         "bar": {"value": ends[0], "low": ends[1], "width": ends[2] - ends[1]},
     }
 

@@ -82,6 +82,8 @@ def evaluate(job: Job, num_processes: int, report: Report) -> dict[str, Result]:
     """Results by evaluator; they do not depend on the number of processes."""
     evaluators = job.evaluators()
     _check_decoder(job.checkpoint, evaluators)
+    for evaluator in evaluators.values():
+        evaluator.check()
     total = sum(len(evaluator) for evaluator in evaluators.values())
     start, done = time.monotonic(), 0
     results: dict[str, Result] = {}

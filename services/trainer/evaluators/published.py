@@ -1,13 +1,14 @@
 """Files of published data sets, as they lie in a folder."""
 
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from services.trainer.data.pictures import BROKEN
+from services.trainer.data.sources.base import json_value
 from triptych.errors import InvalidArgument
 from triptych.rgb import as_rgb
 
@@ -25,19 +26,16 @@ def one_file(folder: Path, pattern: str) -> Path:
 
 def read_list(path: Path, key: str | None = None) -> list[dict[str, Any]]:
     """A JSON list of objects, or the one under `key`. Raises InvalidArgument naming the file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InvalidArgument(f"{path}: {error}") from error
+    values = json_value(path)
     rows = values.get(key) if key and isinstance(values, dict) else values
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise InvalidArgument(f"{path}: {key or 'the file'} is no list of objects, or is empty")
     return rows
 
 
-def value(path: Path, row: dict[str, Any], key: str, expected: type | tuple[type, ...]) -> Any:
+def value(path: Path, row: Any, key: str, expected: type | tuple[type, ...]) -> Any:
     """Raises InvalidArgument naming the file and the key when the row has no such value."""
-    found = row.get(key)
+    found = row.get(key) if isinstance(row, dict) else row
     if not isinstance(found, expected):
         raise InvalidArgument(f"{path}: {key!r} is {found!r:.60} in a record")
     return found
@@ -54,5 +52,5 @@ def open_picture(source: Path | bytes, name: str) -> Image.Image:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             return as_rgb(image)
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (*BROKEN, Image.DecompressionBombError) as error:
         raise InvalidArgument(f"picture {name}: {error}") from None

@@ -24,12 +24,19 @@ class Vqa(Evaluator):
         super().__init__(settings, data)
         self.path = one_file(self.folder, "*questions.json")
         self.questions = read_list(self.path, "questions")
-        answers = one_file(self.folder, "*annotations.json")
-        self.annotations = {row.get("question_id"): row for row in read_list(answers, "annotations")}
+        self.answers = one_file(self.folder, "*annotations.json")
+        rows = read_list(self.answers, "annotations")
+        self.annotations = {value(self.answers, row, "question_id", (int, str)): row for row in rows}
         self.pictures = picture_paths(self.folder)
 
     def __len__(self) -> int:
         return self.at_most(len(self.questions))
+
+    def check(self) -> None:
+        for asked in self.questions[: len(self)]:
+            value(self.path, asked, "question", str)
+            self._picture(asked)
+            self._wanted(asked)
 
     def judge(self, model: UnifiedModel, index: int) -> Outcome:
         asked = self.questions[index]
@@ -59,8 +66,8 @@ class Vqa(Evaluator):
         if number not in self.annotations:
             raise InvalidArgument(f"{self.folder}: question {number} has no annotation")
         row = self.annotations[number]
-        common = value(self.path, row, "multiple_choice_answer", str)
-        people = [value(self.path, one, "answer", str) for one in value(self.path, row, "answers", list)]
+        common = value(self.answers, row, "multiple_choice_answer", str)
+        people = [value(self.answers, one, "answer", str) for one in value(self.answers, row, "answers", list)]
         if not people:
             raise InvalidArgument(f"{self.folder}: question {number} has no answers")
         return common, people, str(row.get("answer_type", ""))

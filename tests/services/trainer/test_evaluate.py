@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.trainer.evaluate import main
+from services.trainer.evaluation import Evaluation
 from tests.tiny import write_tiny_checkpoint
 from triptych.card import read_card
 from triptych.errors import FailedPrecondition
@@ -67,6 +68,30 @@ def test_bad_input_is_one_line_and_exit_2(
     assert message in errors
     assert len(errors.strip().splitlines()) == 1
     assert not (tmp_path / "report").exists()
+
+
+def test_a_place_where_no_report_can_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Known before anything is asked."""
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file/report"):
+        assert main([str(tmp_path / "no checkpoint"), "-o", str(output)]) == 2
+        assert capsys.readouterr().err == f"error: --output {output}: {tmp_path / 'file'} is a file\n"
+
+
+def test_a_full_disk_takes_no_figure_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Evaluation, "write", write)
+    checkpoint = write_tiny_checkpoint(tmp_path / "checkpoint")
+    args = ["--num-scenes", "1", "--evaluators", "blocks-questions", "--processes", "1"]
+    assert main([str(checkpoint), "-o", str(tmp_path / "report"), *args]) == 1
+    out, err = capsys.readouterr()
+    assert "questions" in out
+    assert err.endswith("error: [Errno 28] No space left on device\n")
+    assert "Traceback" not in err
 
 
 def test_a_module_that_is_not_there() -> None:

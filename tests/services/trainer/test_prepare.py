@@ -6,16 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from rich.progress import Progress
 
 from services.trainer.data.folder import MixFolder
 from services.trainer.data.mix import Mix
+from services.trainer.data.phases import Phase
 from services.trainer.data.reader import ShardReader
-from services.trainer.prepare import main
+from services.trainer.prepare import _run, main
 from tests.services.trainer.data.conftest import make_mix
 from tests.services.trainer.data.published import TOKENIZER, write_gvit
+from triptych.errors import FailedPrecondition
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 240
@@ -115,3 +121,27 @@ def test_what_is_wrong_is_said_before_work(tmp_path: Path, capsys: pytest.Captur
     assert not Path(out).exists()
     with pytest.raises(SystemExit):
         main([str(path), "-o", out, "--workers", "0"])
+
+
+def test_what_the_disk_says_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_toml(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main([str(path), "-o", str(path / "out")]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: [Errno 20] Not a directory")
+    assert len(errors.strip().splitlines()) == 1
+
+
+class Broken(Executor):
+    """A pool that lost a worker before all was handed out."""
+
+    def submit(self, *_: object, **__: object) -> NoReturn:
+        raise BrokenProcessPool
+
+
+def test_a_worker_killed_while_work_is_handed_out(tmp_path: Path) -> None:
+    phase = Phase("write", print, {("a",): (tmp_path / "mark",)})
+    with Progress(disable=True) as progress, pytest.raises(FailedPrecondition, match="a worker was killed"):
+        _run(progress, Broken(), phase)

@@ -13,6 +13,7 @@ from services.trainer.data.records import BadRecord, Record
 from triptych.errors import InvalidArgument
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
+NO_JSON = (ValueError, RecursionError)  # what json raises: no JSON, a number of too many digits, lists too deep
 
 
 class SourceConfig(BaseModel):
@@ -106,5 +107,5 @@ def json_value(path: Path) -> Any:
     """A whole JSON file. Raises InvalidArgument naming it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, *NO_JSON) as error:
         raise InvalidArgument(f"{path}: {error}") from error

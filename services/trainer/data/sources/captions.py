@@ -72,7 +72,10 @@ class CaptionsSource(Source):
             return self.config.prefixes
         if not path.is_file():
             raise InvalidArgument(f"source {self.config.name}: prefix_file {path} does not exist")
-        return tuple(path.read_text(encoding="utf-8").splitlines())
+        try:
+            return tuple(path.read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidArgument(f"source {self.config.name}: prefix_file {path}: {error}") from error
 
     def check(self) -> None:
         super().check()

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from services.trainer.data.records import BadRecord, Record
-from services.trainer.data.sources.base import Source, SourceConfig, first_of, id_of, json_value, text_of
+from services.trainer.data.sources.base import NO_JSON, Source, SourceConfig, first_of, id_of, json_value, text_of
 from services.trainer.data.sources.json_list import json_entries
 from triptych.errors import InvalidArgument
 from triptych.prompts import Message, Picture
@@ -113,5 +113,5 @@ def _ask(name: str, picture: str, question: str | None, answer: str, form: str) 
 def _sequence(entry: Any) -> str:
     try:
         return text_of(json.loads(text_of(entry, "ground_truth")).get("gt_parse"), "text_sequence")
-    except (json.JSONDecodeError, AttributeError):
+    except (AttributeError, *NO_JSON):
         raise BadRecord("malformed", "ground_truth is no JSON with gt_parse") from None

@@ -17,7 +17,7 @@ from pydantic import Field
 from services.trainer.data.generate import Endpoint, Refused, Writer
 from services.trainer.data.pictures import read_picture
 from services.trainer.data.records import BadRecord, Record
-from services.trainer.data.sources.base import Source, SourceConfig, below
+from services.trainer.data.sources.base import NO_JSON, Source, SourceConfig, below
 from triptych.prompts import Message, Picture
 from triptych.rgb import as_rgb
 
@@ -83,7 +83,7 @@ def _messages(answer: str) -> Iterator[Message]:
     try:
         pairs = json.loads(FENCE.sub("", answer.strip()))
         told = [(pair["question"], pair["answer"]) for pair in pairs]
-    except (ValueError, LookupError, TypeError):
+    except (LookupError, TypeError, *NO_JSON):
         raise BadRecord("malformed", f"not a list of questions and answers: {answer[:100]!r}") from None
     if not all(isinstance(text, str) for pair in told for text in pair):
         raise BadRecord("malformed", "a question or an answer is no text")

@@ -57,8 +57,6 @@ class InstructPix2PixSource(Source):
             raise _without_pairs(entry)
         folder, seed = entry
         path = below(self.config.path, f"{folder}/prompt.json")
-        if not path.is_file():
-            raise BadRecord("malformed", f"{folder} has no prompt.json")
         try:
             instruction = text_of(json_value(path), "edit")
         except InvalidArgument as error:

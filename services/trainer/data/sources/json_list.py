@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from services.trainer.data.sources.base import NO_JSON
 from triptych.errors import InvalidArgument
 
 CHUNK_CHARS = 1 << 20
@@ -17,27 +18,30 @@ def json_entries(path: Path) -> Iterator[Any]:
     Raises InvalidArgument naming the file and the place where it stops being what it should be: a half-copied file is
     no matter of single records. A line that is no JSON is given as its text, for the reader to refuse.
     """
-    with path.open(encoding="utf-8") as file:
-        try:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
             yield from _lines(file) if path.suffix == ".jsonl" else _items(file, path)
-        except UnicodeDecodeError as error:
-            raise InvalidArgument(f"{path} is not UTF-8: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"{path} is not UTF-8: {error}") from error
+    except (OSError, *NO_JSON) as error:
+        raise InvalidArgument(f"{path}: {error}") from error
 
 
 def _lines(file: TextIO) -> Iterator[Any]:
     for line in file:
         if line.strip():
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                yield line
+                entry = json.loads(line)
+            except NO_JSON:
+                entry = line
+            yield entry
 
 
 def _items(file: TextIO, path: Path) -> Iterator[Any]:
     decoder = json.JSONDecoder()
     text = ""
     while not text and (chunk := file.read(CHUNK_CHARS)):
-        text = chunk.lstrip(BLANK + "\ufeff")
+        text = chunk.lstrip(BLANK)
     if not text.startswith("["):
         raise InvalidArgument(f"{path} is no JSON list: it begins with {text[:20]!r}")
     at, more, number = 1, True, 0
@@ -45,6 +49,8 @@ def _items(file: TextIO, path: Path) -> Iterator[Any]:
         while at < len(text) and text[at] in BLANK + ",":
             at += 1
         if text.startswith("]", at):
+            if rest := (text[at + 1 :] + file.read()).strip(BLANK):
+                raise InvalidArgument(f"{path} goes on after its list: {rest[:40]!r}")
             return
         item, end = _item(decoder, text, at)
         if end is None:  # half of it may be in the next chunk

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from services.trainer.data.files import write_atomic
 from services.trainer.data.records import BadRecord, Record
-from services.trainer.data.sources.base import Source, SourceConfig, drawn, first_of, id_of, text_of
+from services.trainer.data.sources.base import NO_JSON, Source, SourceConfig, drawn, first_of, id_of, text_of
 from services.trainer.data.sources.llava import IMAGE, conversation, messages_of
 from services.trainer.data.sources.parquet_rows import parquet_files, parquet_rows
 from triptych.prompts import Message, Picture
@@ -135,7 +135,7 @@ def _conversation(turns: Any, num_pictures: int) -> tuple[Message, ...]:
     if isinstance(turns, str):
         try:
             turns = json.loads(turns)
-        except json.JSONDecodeError as error:
+        except NO_JSON as error:
             raise BadRecord("malformed", f"conversations are no JSON: {error}") from None
     said = conversation({"conversations": turns})
     if num_pictures and said and not any(IMAGE in text for _, text in said):

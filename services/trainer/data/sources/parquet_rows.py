@@ -11,7 +11,10 @@ ROWS_AT_A_TIME = 64  # with pictures in them, some ten megabytes
 
 def parquet_files(path: Path, pattern: str) -> list[Path]:
     """The file itself, or those of a folder by name. Raises InvalidArgument when there is none."""
-    files = sorted(path.glob(pattern)) if path.is_dir() else [path]
+    try:
+        files = sorted(path.glob(pattern)) if path.is_dir() else [path]
+    except (ValueError, NotImplementedError) as error:  # an empty pattern, one that begins at the root
+        raise InvalidArgument(f"files = {pattern!r}: {error}") from error
     if not files:
         raise InvalidArgument(f"{path}: no file is named {pattern}")
     return files

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.data.files import atomic, line, read_lines, write_atomic, write_lines
+from services.trainer.data.files import PARTIAL, atomic, line, read_lines, write_atomic, write_lines
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -23,3 +23,14 @@ def test_lines_hold_any_text(tmp_path: Path) -> None:
     assert write_lines(tmp_path / "a", iter(rows)) == 3
     assert list(read_lines(tmp_path / "a")) == rows
     assert line(rows[0]).isascii()
+
+
+def test_the_slower_of_two_writers_may_find_its_file_cleared_away(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with atomic(path) as file:
+        file.write(b"same")
+        write_atomic(path, b"same")
+        next(tmp_path.glob(f".*{PARTIAL}")).unlink()
+    assert path.read_bytes() == b"same"
+    with pytest.raises(FileNotFoundError), atomic(tmp_path / "b"):
+        next(tmp_path.glob(f".*{PARTIAL}")).unlink()

@@ -51,6 +51,11 @@ def test_an_empty_source_and_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="source sharegpt: .*is empty"):
         begin(mix, tmp_path / "out")
     assert mix.length is not None
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/tokenizer.json").write_text('{"model": {"type": "other"}}')
+    length = mix.length.model_copy(update={"tokenizer": tmp_path / "other"})
+    with pytest.raises(InvalidArgument, match=r"other/tokenizer\.json: "):
+        begin(mix.model_copy(update={"length": length}), tmp_path / "out")
     length = mix.length.model_copy(update={"tokenizer": tmp_path})
     with pytest.raises(InvalidArgument, match=r"tokenizer\.json"):
         begin(mix.model_copy(update={"length": length}), tmp_path / "out")

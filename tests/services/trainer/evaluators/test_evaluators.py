@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from services.trainer.evaluate import evaluate_checkpoint
 from services.trainer.evaluation import Evaluation
 from services.trainer.evaluators import BLOCKS, EVALUATORS, REPORTED
 from services.trainer.evaluators.base import Settings
+from services.trainer.evaluators.edit_similarity import EditSimilarity
 from services.trainer.evaluators.figures import Mean, Share
 from services.trainer.evaluators.multiple_choice import MultipleChoice
+from services.trainer.evaluators.panel import Job, evaluate
 from services.trainer.evaluators.vqa import Vqa
 from services.trainer.gate import check_names
 from tests.services.trainer.evaluators.published_sets import write_edits, write_mmbench, write_vqa
@@ -127,6 +130,11 @@ def spoil_picture(folder: Path) -> None:
     next(folder.rglob("*.png")).write_bytes(b"nothing")
 
 
+def spoil_exif(folder: Path) -> None:
+    path = next(folder.rglob("*.png"))
+    Image.open(path).save(path, exif=b"Exif\0\0garbagegarbage")
+
+
 def spoil_annotations(folder: Path) -> None:
     next(folder.glob("*annotations.json")).write_text(json.dumps({"annotations": [{"question_id": 1}]}))
 
@@ -135,6 +143,7 @@ def spoil_annotations(folder: Path) -> None:
     ("spoil", "message"),
     [
         (spoil_picture, "picture 42"),
+        (spoil_exif, "picture 42: not a TIFF file"),
         (spoil_annotations, "question 42000 has no annotation"),
         (lambda folder: next(folder.glob("*questions.json")).write_text("[1]"), "questions is no list of objects"),
         (lambda folder: next(folder.glob("*questions.json")).unlink(), r"one \*questions.json, found: none"),
@@ -145,3 +154,65 @@ def test_bad_data_is_named(spoil: Callable[[Path], object], message: str, checkp
     spoil(folder)
     with pytest.raises(InvalidArgument, match=message):
         evaluate_checkpoint(checkpoint, ("vqa",), data=(("vqa", folder),))
+
+
+def change(pattern: str, old: str, new: str) -> Callable[[Path], None]:
+    def changed(folder: Path) -> None:
+        path = next(folder.rglob(pattern))
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("vqa", change("*questions.json", '"image_id": 42,', '"image_id": 43,'), "no picture's name ends with 43"),
+        ("vqa", change("*questions.json", '"What color is the circle?"', "3"), "'question' is 3 in a record"),
+        ("vqa", change("*annotations.json", '"question_id": 42000', '"question_id": [1]'), r"'question_id' is \[1\]"),
+        (
+            "vqa",
+            change("*annotations.json", '"answers": [', '"answers": [3], "more": ['),
+            r"annotations\.json: 'answer' is 3 in",
+        ),
+        ("multiple-choice", change("*.tsv", "\tC\tcolors", "\tBC\tcolors"), "question 8 has the answer 'BC'"),
+        ("multiple-choice", change("*.tsv", "\tC\tcolors", "\tD\tcolors"), "answer 'D', and options A, B, C"),
+        ("multiple-choice", change("*.tsv", "\tC\tcolors\t7", "\tC\tcolors\t9"), "question 8 has the picture of '9'"),
+        ("multiple-choice", change("*.tsv", "\n8\t", "\n7\t"), "the index '7' stands in 2 rows"),
+        ("edit-similarity", lambda folder: next(folder.rglob("after.png")).unlink(), "after.png does not exist"),
+        ("edit-similarity", change("*.json", '"sents": [', '"sents": [], "more": ['), "record 0 has no sents"),
+        ("edit-similarity", change("*.json", '"before.png"', '"../before.png"'), "outside its folder"),
+    ],
+)
+def test_a_bad_record_is_named_before_any_is_asked_about(
+    name: str, spoil: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    folder = WRITERS[name](tmp_path / "data")
+    spoil(folder)
+    (tmp_path / "checkpoint/decoder").mkdir(parents=True)  # all there is of it: nothing can be asked
+    settings = Settings(num_inference_steps=1, guidance_scale=1.0)
+    with pytest.raises(InvalidArgument, match=message):
+        evaluate(Job(tmp_path / "checkpoint", (name,), settings, ((name, folder),)), 1, lambda _: None)
+
+
+def test_records_that_are_not_asked_about_may_be_bad(tmp_path: Path) -> None:
+    folder = write_mmbench(tmp_path / "data")
+    change("*.tsv", "\tC\tcolors", "\tE\tcolors")(folder)
+    MultipleChoice(Settings(num_records=1, num_inference_steps=1, guidance_scale=1.0), folder).check()
+
+
+def test_options_with_a_gap(tmp_path: Path) -> None:
+    folder = write_mmbench(tmp_path / "data")
+    change("*.tsv", "\tsquare\t\t\tA", "\tsquare\t\ttriangle\tD")(folder)
+    evaluator = MultipleChoice(Settings(num_inference_steps=1, guidance_scale=1.0), folder)
+    assert dict(evaluator.judge(Says("triangle"), 0).scores)["multiple choice, in every order"]
+
+
+def test_dino_that_cannot_be_read(tmp_path: Path) -> None:
+    Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path / "dino")
+    (tmp_path / "dino/model.safetensors").write_bytes(b"half")
+    settings = Settings(num_inference_steps=1, guidance_scale=1.0, dino=tmp_path / "dino")
+    with pytest.raises(InvalidArgument, match="dino: "):
+        EditSimilarity(settings, write_edits(tmp_path / "data")).check()

@@ -69,6 +69,9 @@ def test_prefixes_of_ones_own(tmp_path: Path) -> None:
         source(tmp_path, prefix_file=pool).check()
     with pytest.raises(InvalidArgument, match="does not exist"):
         source(tmp_path, prefix_file=tmp_path / "none.txt").check()
+    pool.write_bytes(b"Draw \xff")
+    with pytest.raises(InvalidArgument, match=r"prefix_file .*pool\.txt: 'utf-8' codec"):
+        source(tmp_path, prefix_file=pool).check()
     with pytest.raises(ValidationError, match="prefixes"):
         source(tmp_path, prefixes=[])
 

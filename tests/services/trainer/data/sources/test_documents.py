@@ -91,6 +91,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("ai2d", {"imageName": "a", "text": "q", "question": {"answerTexts": ["x"], "correctAnswer": 1}}, "malformed"),
     ("synthdog", {"file_name": "a.jpg", "ground_truth": "{"}, "malformed"),
     ("synthdog", {"file_name": "a.jpg", "ground_truth": "[]"}, "malformed"),
+    ("synthdog", {"file_name": "a.jpg", "ground_truth": "1" * 5000}, "malformed"),
+    ("synthdog", {"file_name": "a.jpg", "ground_truth": "[" * 100_000}, "malformed"),
 ]
 
 

@@ -63,6 +63,7 @@ def test_a_conversation_for_each_picture(tmp_path: Path) -> None:
         ('[{"question": "a", "answer": 3}]', "malformed"),
         ('[{"question": "a", "answer": " "}]', "empty text"),
         ("[]", "no conversation"),
+        ("[" * 100_000, "malformed"),
     ],
 )
 def test_answers_that_are_no_conversation(tmp_path: Path, answer: str, reason: str) -> None:

@@ -43,11 +43,14 @@ def test_bad_prompts_are_bad_records(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c/prompt.json").write_text("{")
     write(tmp_path / "d/prompt.json", {"edit": " "})
-    for folder in ("a", "b", "c", "d", "../e"):
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f/prompt.json").write_text(f'{{"edit": {"1" * 5000}}}')
+    for folder in ("a", "b", "c", "d", "../e", "f", "g" * 300):
         with pytest.raises(BadRecord) as caught:
             made.record((folder, "1"), 0)
         reasons.append(caught.value.reason)
-    assert reasons == ["malformed", "malformed", "malformed", "empty text", "picture outside its folder"]
+    outside = "picture outside its folder"
+    assert reasons == ["malformed", "malformed", "malformed", "empty text", outside, "malformed", "malformed"]
 
 
 def test_nothing_is_lost_without_a_word(tmp_path: Path) -> None:

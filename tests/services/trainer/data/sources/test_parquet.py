@@ -163,6 +163,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(InvalidArgument, match=r"no file is named \*\.parquet"):
         source(tmp_path / "folder", **QUESTIONS).check()
+    for pattern in ("", "/data/*.parquet"):
+        with pytest.raises(InvalidArgument, match="files = '"):
+            source(tmp_path / "folder", files=pattern, **QUESTIONS).check()
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InvalidArgument, match=r"p\.parquet: "):
         source(path, **QUESTIONS).check()
