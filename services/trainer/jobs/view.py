@@ -68,7 +68,7 @@ def _looks(look: Callable[[], Job]) -> Iterator[Job]:
     while True:
         try:
             job = look()
-        except redis.ConnectionError:  # a broker that is started again is back soon
+        except (redis.ConnectionError, redis.TimeoutError):  # a broker that is started again is back soon
             if time.monotonic() - heard_s > MAX_SILENCE_S:
                 raise
         else:
