@@ -76,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     console = Console(stderr=True)
     try:
+        _check_output(args.output)
         data = tuple(_data(text) for text in args.data)
         names = tuple(args.evaluators.split(",")) if args.evaluators else (*BLOCKS, *(name for name, _ in data))
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -97,6 +98,9 @@ def main(argv: list[str] | None = None) -> int:
     except TriptychError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidArgument | CheckpointError) else 1
+    except OSError as error:  # a full disk, as a rule
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed: pip install 'triptych[trainer]'", file=sys.stderr)
         return 1
@@ -138,6 +142,13 @@ def _processes(text: str) -> int:
 def _threads(num_processes: int) -> int:
     """Of each process: its share of the cores, unless OMP_NUM_THREADS says otherwise, which torch itself reads."""
     return 0 if "OMP_NUM_THREADS" in os.environ else max(1, (os.cpu_count() or 1) // num_processes)
+
+
+def _check_output(folder: Path) -> None:
+    """Before the work, and without leaving a folder behind where that is refused."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InvalidArgument(f"--output {folder}: {there} is no folder that may be written to")
 
 
 def _data(text: str) -> tuple[str, Path]:

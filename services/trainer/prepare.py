@@ -60,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     except TriptychError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if error.code == "INVALID_ARGUMENT" else 1
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130

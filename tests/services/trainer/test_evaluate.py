@@ -1,5 +1,6 @@
 """`triptych evaluate` as it is run: another process, a report, and one line for bad input."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.trainer import evaluate
 from services.trainer.evaluate import main
 from tests.tiny import write_tiny_checkpoint
 from triptych.card import read_card
@@ -67,6 +69,27 @@ def test_bad_input_is_one_line_and_exit_2(
     assert message in errors
     assert len(errors.strip().splitlines()) == 1
     assert not (tmp_path / "report").exists()
+
+
+def test_a_report_that_cannot_be_written_is_said_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main([str(tmp_path / "nothing"), "-o", str(tmp_path / "file" / "report")]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --output {tmp_path}/file/report: {tmp_path}/file is no folder that may be written to\n"
+    )
+
+
+def test_a_full_disk_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(evaluate, "evaluate_checkpoint", fails)
+    assert main([str(tmp_path), "-o", str(tmp_path / "report")]) == 1
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
 
 
 def test_a_module_that_is_not_there() -> None:

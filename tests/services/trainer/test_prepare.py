@@ -115,3 +115,13 @@ def test_what_is_wrong_is_said_before_work(tmp_path: Path, capsys: pytest.Captur
     assert not Path(out).exists()
     with pytest.raises(SystemExit):
         main([str(path), "-o", out, "--workers", "0"])
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the mix's paths start
+    path = write_toml(tmp_path)
+    (tmp_path / "file").touch()
+    assert main([str(path), "-o", str(tmp_path / "file" / "mix"), "--workers", "1"]) == 1
+    assert capsys.readouterr().err.startswith("error: [Errno 20] Not a directory: ")
