@@ -68,6 +68,9 @@ def _node(recipe: AnyRecipe, rank: int | None, rendezvous: str | None) -> Node |
     num_nodes = max(distribution.num_nodes if distribution else 1 for distribution in spread)
     if not 0 <= (rank or 0) < num_nodes:
         raise InvalidArgument(f"--node-rank {rank} is not in 0..{num_nodes - 1}: the recipe's num_nodes is {num_nodes}")
+    host, _, port = rendezvous.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise InvalidArgument(f"--rendezvous {rendezvous} must be host:port")
     return Node(rank or 0, rendezvous)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from services.trainer.destination import is_free
+from services.trainer.destination import check_out
 from services.trainer.distribution import Distribution
 from services.trainer.evaluators import BLOCKS, REPORTED
 from services.trainer.gate import FIGURES, check_names
@@ -271,8 +271,7 @@ class Recipe(_Frozen):
 
     def check(self) -> None:
         """Raises InvalidArgument, before any work, for what would otherwise be said when a stage comes to it."""
-        if not is_free(self.out):
-            raise InvalidArgument(f"out {self.out} exists and is no checkpoint: it would not be overwritten")
+        check_out(self.out, self.folder)
         if not any(group.kind in DRAWING for group in self.multimodal.groups):
             raise InvalidArgument(f"multimodal.groups has none of {', '.join(DRAWING)}: handover learns from those")
         for name, figures in FIGURES.items():

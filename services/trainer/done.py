@@ -23,3 +23,9 @@ def done_digest(folder: Path) -> str | None:
     """Identity of the settings that finished the stage; None while it is open."""
     path = folder / FILE
     return str(json.loads(path.read_text())["digest"]) if path.exists() else None
+
+
+def done_evaluation(folder: Path) -> dict[str, Any]:
+    """What a finished stage says of itself."""
+    evaluation: dict[str, Any] = json.loads((folder / FILE).read_text())["evaluation"]
+    return evaluation

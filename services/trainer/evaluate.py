@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed: pip install 'triptych[trainer]'", file=sys.stderr)
         return 1
-    except OSError as error:
+    except OSError as error:  # a full disk, as a rule
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from services.trainer.data.files import write_atomic
 from services.trainer.ranks import ALONE, Ranks
 
 WHOLE = {"gradient_norm", "learning_rate"}  # the same on every rank; all other figures are shares, which add up
@@ -25,7 +26,7 @@ class MetricsLog:
         lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]  # a kill cuts one
         kept = [line for line in lines if line["step"] <= step]
         if ranks.is_first:
-            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())  # the disk may be full
         self._before = max((line["seconds"] for line in kept), default=0.0)
         self._start = time.monotonic()
         self._sums: dict[str, Tensor] = {}

@@ -46,13 +46,15 @@ class Prepared:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidArgument(f"{path}: {error!r}") from error
 
-    def count(self, tasks: Collection[str], groups: Collection[str], enough: int) -> int:
+    def count(self, tasks: Collection[str], groups: Collection[str], enough: int, never: Collection[int] = ()) -> int:
         """Samples of these tasks and groups (none: of any), counted up to `enough`: as a rule that takes one shard.
+        Those with numbers in `never` do not count.
 
         Raises FailedPrecondition when a shard is not whole.
         """
         reader = ShardReader(self.folder)
         rows = (row for shard in range(len(reader.index["shards"])) for row in reader.contents(shard))
         named = set(groups) or self.groups
-        fitting = (row for row in rows if row["task"] in tasks and row["group"] in named)
+        free = (row for number, row in enumerate(rows) if number not in never)
+        fitting = (row for row in free if row["task"] in tasks and row["group"] in named)
         return len(list(islice(fitting, enough)))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.trainer.config import Recipe
-from services.trainer.done import done_digest
+from services.trainer.done import done_digest, done_evaluation
 from services.trainer.recipe import AnyRecipe
 from services.trainer.tuning import TuningRecipe
 from triptych.errors import InvalidArgument
@@ -131,8 +131,11 @@ def digest(recipe: AnyRecipe, stage: str) -> str:
 
 
 def is_done(recipe: AnyRecipe, stage: str) -> bool:
-    """Whether this recipe's settings, not others, have finished the stage."""
-    return done_digest(recipe.folder / stage) == digest(recipe, stage)
+    """Whether this recipe's settings, not others, have finished the stage; published elsewhere is not published."""
+    folder = recipe.folder / stage
+    if done_digest(folder) != digest(recipe, stage):
+        return False
+    return stage != "publish" or str(done_evaluation(folder)["out"]) == str(recipe.out)
 
 
 def inputs(recipe: AnyRecipe, stage: str) -> dict[str, Path]:

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from services.trainer.config import NAME, NOT_WEIGHTS, ExportStage, Stage
+from services.trainer.data.catalogue import draw_held_out
 from services.trainer.data.mix import Mix
-from services.trainer.destination import is_free
+from services.trainer.destination import check_out
 from services.trainer.distribution import Distribution
 from services.trainer.done import done_digest
 from services.trainer.evaluators import BLOCKS, EVALUATORS, REPORTED
@@ -187,7 +188,7 @@ class TuningRecipe(_Frozen):
         for stage in self.stages:
             if stage.batch_size % num_ranks:
                 raise ValueError(f"{stage.name}: batch_size {stage.batch_size} is no multiple of {num_ranks} processes")
-        if self.out.absolute() == self.base.absolute():
+        if self.out.resolve() == self.base.resolve():
             raise ValueError(f"out {self.out} is the base, which stays as it is")
         return self
 
@@ -234,8 +235,7 @@ class TuningRecipe(_Frozen):
         """Raises InvalidArgument, before any work, naming what is missing and what does not fit together, and
         FailedPrecondition for a mix that is not whole."""
         base_digests(self.base)
-        if not is_free(self.out):
-            raise InvalidArgument(f"out {self.out} exists and is no checkpoint: it would not be overwritten")
+        check_out(self.out, self.folder)
         known = [name for name in EVALUATORS if name not in BLOCKS]  # those take no data
         for name, folder in self.evaluate.data.items():
             if name not in known:
@@ -276,10 +276,12 @@ class TuningRecipe(_Frozen):
                 f"{stage.name}: batch_size {size} and held_out {self.held_out} are more than the "
                 f"{prepared.num_samples} samples there are"
             )
-        if (found := prepared.count(stage.tasks, stage.groups, size)) < size:
+        never = draw_held_out(prepared.num_samples, self.held_out, self.seed)
+        if (found := prepared.count(stage.tasks, stage.groups, size, never)) < size:
             named = f"tasks {list(stage.tasks)}" + (f" in groups {list(stage.groups)}" if stage.groups else "")
+            named += f" beside the {self.held_out} held out" if self.held_out else ""
             raise InvalidArgument(f"{stage.name}: batch_size {size}, but the mix has {found} samples of {named}")
-        if "head" in stage.train and not prepared.count(set(DRAWING) & set(stage.tasks), stage.groups, 1):
+        if "head" in stage.train and not prepared.count(set(DRAWING) & set(stage.tasks), stage.groups, 1, never):
             raise InvalidArgument(f"{stage.name}: train has the head, but the data have no pictures to draw")
 
     def _mix(self) -> Mix:

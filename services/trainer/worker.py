@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors import SafetensorError
 
 from services.trainer.done import done_digest, write_done
 from services.trainer.ranks import joined
 from services.trainer.recipe import AnyRecipe
 from services.trainer.stages import digest, graph, is_done, make_objective
 from services.trainer.train import train_stage
-from triptych.errors import FailedPrecondition, InvalidArgument
+from triptych.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 
 KEPT: Final = ("mix",)  # takes hours to make: what is finished of it is not deleted for other settings
 
 
 def run_stage(recipe: AnyRecipe, stage: str, threads: int) -> None:
-    """Does nothing when the stage is already done. Raises FailedPrecondition when what it needs is not."""
+    """Does nothing when the stage is already done. Raises FailedPrecondition when what it needs is not, and
+    ResourceExhausted when the disk is full."""
     if is_done(recipe, stage):
         return
     missing = [need for need in graph(recipe).needs[stage] if not is_done(recipe, need)]
@@ -28,11 +30,16 @@ def run_stage(recipe: AnyRecipe, stage: str, threads: int) -> None:
         raise FailedPrecondition(f"stage {stage} needs {', '.join(missing)} first")
     torch.set_num_threads(threads or os.cpu_count() or 1)
     folder = recipe.folder / stage
-    if stage in graph(recipe).steps:
-        torch.use_deterministic_algorithms(True)
-        _run_step(recipe, stage)
-    else:
-        _train(recipe, stage, folder)
+    try:
+        if stage in graph(recipe).steps:
+            torch.use_deterministic_algorithms(True)
+            _run_step(recipe, stage)
+        else:
+            _train(recipe, stage, folder)
+    except SafetensorError as error:
+        if not str(error).startswith("Error while serializing"):  # it has one type for all, where Python has OSError
+            raise
+        raise ResourceExhausted(f"{folder} could not be written: {error}") from error
 
 
 def _train(recipe: AnyRecipe, stage: str, folder: Path) -> None:

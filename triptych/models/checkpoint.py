@@ -92,7 +92,7 @@ def _check_fit(encoder: EncoderStage, llm: LlmStage, decoder: DecoderStage | Non
 
 def put_in_place(partial: Path, folder: Path) -> None:
     """Moves a complete checkpoint to where it belongs; one that is there makes room only then."""
-    previous = folder.with_name(folder.name + ".previous")
+    previous = folder.with_name(f".{folder.name}.previous")  # hidden: what has a plain name may be someone's
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
         folder.rename(previous)

@@ -46,7 +46,7 @@ class Catalogue:
         """Samples that are never trained on, drawn from all. Raises InvalidArgument when nothing would be left."""
         if num >= len(self):
             raise InvalidArgument(f"held_out is {num}, but there are {len(self)} samples in all")
-        return set(random.Random(f"{seed}/held out").sample(range(len(self)), num))
+        return draw_held_out(len(self), num, seed)
 
     def chosen(self, tasks: Collection[str], groups: Collection[str]) -> list[int]:
         """The samples of these tasks and groups; no groups: of any. Raises InvalidArgument for a group it has not."""
@@ -55,6 +55,11 @@ class Catalogue:
         named = set(groups) or set(self.groups)
         both = zip(self.tasks, self.groups, strict=True)
         return [number for number, (task, group) in enumerate(both) if task in tasks and group in named]
+
+
+def draw_held_out(num_samples: int, num: int, seed: int) -> set[int]:
+    """Which of a mix's samples are not to be trained on."""
+    return set(random.Random(f"{seed}/held out").sample(range(num_samples), num))
 
 
 def _kind(row: dict[str, Any]) -> str:

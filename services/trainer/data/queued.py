@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import Celery, shared_task
 from celery.exceptions import WorkerLostError
+from celery.result import denied_join_result
 from celery.states import FAILURE
 
 from services.trainer.data.folder import MixFolder
@@ -88,8 +89,10 @@ class _Run:
                 self._app.control.revoke([self._sent[each].id for each in still_open if each in self._sent])
 
     def _send(self, arguments: list[Arguments]) -> None:
-        for each in arguments:
-            self._sent[each] = self._app.send_task(self._task, each)
+        # Results are asked for, not waited for, so none are subscribed to: that would fail in ways of its own.
+        with denied_join_result():
+            for each in arguments:
+                self._sent[each] = self._app.send_task(self._task, each)
 
     def _send_again(self, arguments: list[Arguments]) -> None:
         self._send(arguments)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -13,6 +14,7 @@ from triptych.errors import InvalidArgument, Unavailable
 
 CONNECT_TIMEOUT_S: Final = 2.0
 ANSWER_TIMEOUT_S: Final = 10.0
+TLS_OPTIONS: Final = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")  # what Celery knows of a URL's
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,17 @@ class Broker:
 
     @property
     def celery_url(self) -> str:
-        """As Celery spells it."""
-        return self.url.replace("unix://", "redis+socket://", 1)
+        """As Celery spells it: the same server and database, its certificate checked as redis-py does. Other options
+        it takes from the app's settings, and fails over those in a URL."""
+        parts = urlsplit(self.url)
+        options = dict(parse_qsl(parts.query))
+        database = options.get("db")
+        if parts.scheme == "unix":
+            return f"redis+socket://{parts.netloc}{parts.path}" + (f"?virtual_host={database}" if database else "")
+        path = parts.path if database is None else f"/{database}"
+        known = {key: value for key, value in options.items() if key in TLS_OPTIONS}
+        tls = {"ssl_cert_reqs": "required", **known} if parts.scheme == "rediss" else {}
+        return urlunsplit((parts.scheme, parts.netloc, path, urlencode(tls), ""))
 
     @property
     def shown(self) -> str:

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
+import kombu.exceptions
 import redis
 import typer
 
 from services.trainer.app import DEFAULT_QUEUE, configure
 from services.trainer.data.mix import Mix
 from services.trainer.data.queued import prepare_queued
+from services.trainer.jobs.address import address_towards, meeting_place
 from services.trainer.jobs.broker import Broker
 from services.trainer.jobs.local import serving, start_worker, stop_workers
 from services.trainer.jobs.record import Job
 from services.trainer.jobs.settings import JobSettings
 from services.trainer.jobs.store import JobStore
 from services.trainer.jobs.submission import check_unchanged, submit_recipe
-from services.trainer.jobs.supervisor import free_port
 from services.trainer.jobs.view import follow, print_job, print_jobs, state_of
 from services.trainer.tasks import enqueue
 from triptych.errors import FailedPrecondition, InvalidArgument, TriptychError, Unavailable
@@ -110,16 +111,16 @@ def cancel(job_id: JobId, broker: Url = "", runs: Runs = RUNS) -> None:
         def wish(job: Job) -> Job:
             at_work = any(node.state == "ready" for node in job.nodes) and not job.silent_nodes(time.time(), silence_s)
             if job.is_ended:
-                raise FailedPrecondition(f"job {job.id} is {job.state} already")
+                return job
             return job.model_copy(update={"cancel_requested": True}) if at_work else job.ended("cancelled", time.time())
 
-        job = store.change(job_id, wish)
-        deadline_s = time.monotonic() + max(CANCEL_TIMEOUT_S, silence_s)
-        while not job.is_ended:
+        if (job := store.get(job_id)).is_ended:
+            raise FailedPrecondition(f"job {job.id} is {job.state} already")
+        deadline_s = time.monotonic() + CANCEL_TIMEOUT_S + silence_s
+        while not (job := store.change(job_id, wish)).is_ended:  # again: its worker may die before it sees the wish
             if time.monotonic() > deadline_s:
                 raise Unavailable(f"job {job_id} has not stopped; its worker: {job.nodes[0].worker}")
             time.sleep(POLL_S)
-            job = store.get(job_id)
         typer.echo(f"{job.id} is {job.state}", err=True)
 
 
@@ -248,7 +249,7 @@ def _json(job: Job, silence_s: float) -> str:
 def _checked(address: str) -> str:
     """Raises InvalidArgument when no rank could listen there."""
     try:
-        free_port(address)
+        meeting_place(address)
     except OSError as error:
         raise InvalidArgument(f"--address {address} is none of this machine's: {error}") from None
     return address
@@ -259,9 +260,7 @@ def _address(broker: Broker) -> str:
     parts = urlsplit(broker.url)
     if parts.scheme == "unix" or parts.hostname is None:
         return "127.0.0.1"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((parts.hostname, parts.port or 6379))  # sends nothing
-        return str(probe.getsockname()[0])
+    return address_towards(parts.hostname, parts.port or 6379)
 
 
 @contextmanager
@@ -273,7 +272,7 @@ def _reported() -> Iterator[None]:
         typer.echo(f"error: {error}", err=True)
         code = 2 if isinstance(error, InvalidArgument) else 3 if isinstance(error, Unavailable) else 1
         raise typer.Exit(code) from None
-    except redis.RedisError as error:
+    except (redis.RedisError, kombu.exceptions.OperationalError) as error:
         typer.echo(f"error: the broker: {error}", err=True)
         raise typer.Exit(3) from None
     except OSError as error:

@@ -75,8 +75,8 @@ class EmbeddedRedis:
     def _socket(self) -> Path:
         """Beside the data where the path is short enough, else in a folder that only we can enter."""
         address = self.folder / "address"
-        if address.exists() and (path := Path(address.read_text())).parent.is_dir():
-            return path
+        if address.exists() and (path := Path(address.read_text())).is_absolute() and path.parent.is_dir():
+            return path  # else its folder has moved, or a full disk took no more than the file's name
         path = self.folder / "redis.sock"
         if len(os.fsencode(path)) > MAX_SOCKET_BYTES:
             path = Path(tempfile.mkdtemp(prefix="triptych-")) / "redis.sock"

@@ -48,7 +48,7 @@ class Job(_Frozen):
     recipe_digest: str = Field(description="SHA-256 of that file's text")
     folder: str = Field(description="the working directory, absolute: the recipe's paths start there")
     files: str = Field(description="folder of the job's recipe and logs, absolute")
-    output: str = Field(description="the run's folder, absolute; one live job each")
+    output: str = Field(description="the run's folder, without links; one live job each")
     state: State = "queued"
     task: str = TASKS[0]
     launch: int = 0

@@ -27,7 +27,7 @@ def submit_recipe(store: JobStore, path: Path, queues: tuple[str, ...]) -> Job:
         recipe_digest=text_digest(text),
         folder=str(Path.cwd()),
         files=str((recipe.runs / "jobs" / job_id).absolute()),
-        output=str(recipe.folder.absolute()),
+        output=str(recipe.folder.resolve()),
         nodes=tuple(Node(queue=queue) for queue in node_queues(recipe, queues)),
         created_s=time.time(),
         changed_s=time.time(),
@@ -54,7 +54,7 @@ def check_unchanged(job: Job, given: Path | None) -> None:
     path = given or Path(job.recipe)
     if given and not given.is_file():
         raise InvalidArgument(f"recipe {given} does not exist")
-    if path.exists() and (digest := text_digest(path.read_text(encoding="utf-8"))) != job.recipe_digest:
+    if path.exists() and (digest := text_digest(path.read_text("utf-8", errors="replace"))) != job.recipe_digest:
         raise FailedPrecondition(
             f"{path} is not what job {job.id} was submitted with (now {digest[:12]}, then {job.recipe_digest[:12]}): "
             "put it back, or submit it as a new job"

@@ -5,7 +5,6 @@ It knows Redis and processes, and neither Celery nor torch.
 
 import random
 import shlex
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from uuid import uuid4
 
 import redis
 
+from services.trainer.jobs.address import meeting_place
 from services.trainer.jobs.child import Child
 from services.trainer.jobs.guard import EXPIRED
 from services.trainer.jobs.processes import end_marked, mark
@@ -87,8 +87,8 @@ class Supervisor:
         if job.nodes[node].state == "ready":  # it was killed, and this is its message once more
             return self._change(job_id, launch, lambda job: job.crashed("its worker vanished", time.time()))
         Path(job.folder).stat()  # a worker that does not see it must not make it, and train where nobody looks
-        address = f"{self.address}:{free_port(self.address)}"
-        job = self._change(job_id, launch, lambda job: job.joined(node, self.worker, address, time.time()))
+        place = meeting_place(self.address)
+        job = self._change(job_id, launch, lambda job: job.joined(node, self.worker, place, time.time()))
         deadline_s = time.monotonic() + self.settings.gather_s * random.uniform(0.7, 1.3)  # not all at the same time
         while job.state == "queued" and (step := self._interruption(job, launch)) is None:
             if time.monotonic() > deadline_s:
@@ -196,10 +196,3 @@ def _command(settings: JobSettings, recipe: Path, job: Job, node: int) -> list[s
     if job.width > 1:
         command += ["--node-rank", str(node), "--rendezvous", job.rendezvous]
     return command
-
-
-def free_port(address: str) -> int:
-    """Raises OSError when the address is none of this machine's."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])

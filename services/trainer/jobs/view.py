@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from services.trainer.jobs.record import TASKS, Job, StageProgress
+from services.trainer.jobs.record import SPREAD, TASKS, Job, StageProgress
 from services.trainer.progress import HIDDEN_FIGURES
 from services.trainer.stages import TASKS as TASK_STAGES
 
@@ -68,7 +68,7 @@ def _looks(look: Callable[[], Job]) -> Iterator[Job]:
     while True:
         try:
             job = look()
-        except redis.ConnectionError:  # a broker that is started again is back soon
+        except (redis.ConnectionError, redis.TimeoutError):  # a broker that is started again is back soon
             if time.monotonic() - heard_s > MAX_SILENCE_S:
                 raise
         else:
@@ -99,7 +99,7 @@ def _panel(job: Job, silence_s: float) -> Group:
 
 def _bars(job: Job) -> Table:
     table = Table.grid(padding=(0, 1))
-    for stage in (stage for task in TASKS for stage in TASK_STAGES[task] if stage in job.progress):
+    for stage in sorted(job.progress, key=lambda stage: TASKS.index(_task_of(stage))):
         progress = job.progress[stage]
         bar = ProgressBar(total=progress.steps or None, completed=progress.step, width=BAR_WIDTH, pulse=False)
         table.add_row(Text(stage, justify="right"), bar, f"{progress.step}/{progress.steps or '?'}", _figures(progress))
@@ -107,10 +107,16 @@ def _bars(job: Job) -> Table:
 
 
 def _latest(job: Job) -> str:
-    stages = [stage for stage in TASK_STAGES[job.task] if stage in job.progress]
+    stages = [stage for stage in job.progress if _task_of(stage) == job.task]
     open_stages = [s for s in stages if job.progress[s].step < job.progress[s].steps] or stages[-1:]
     shown = [(stage, job.progress[stage]) for stage in open_stages]
     return ", ".join(f"{stage} {p.step}/{p.steps or '?'} {_figures(p)}".strip() for stage, p in shown)
+
+
+def _task_of(stage: str) -> str:
+    """A tuning recipe's stages have names of their own."""
+    known = {name: task for task, names in TASK_STAGES.items() for name in names}
+    return {**known, "mix": "prepare"}.get(stage, SPREAD)
 
 
 def _figures(progress: StageProgress) -> str:

@@ -27,6 +27,8 @@ from triptych.models.llm_stage import LlmStage
 from triptych.models.processors import to_pixels
 from triptych.models.transformers_folder import read_diffusers, read_transformers
 
+NUM_IMG_TOKENS = 16  # of a drawn picture, in evaluation's rows: more make them longer
+
 
 class MultimodalObjective(UnderstandingObjective):
     """L = L_und + generation_weight * L_gen (GenLLaVA eq. 3).
@@ -173,8 +175,9 @@ class MultimodalObjective(UnderstandingObjective):
     def drawings(self) -> dict[str, float]:
         """Held-out: blocks and whole scenes drawn right; edits right."""
         figures: dict[str, float] = {}
+        extra = self.extra_patches + max(0, len(self.llm_stage.img_ids) - NUM_IMG_TOKENS)
         for kind in ("draw", "edit"):
-            verdicts = self._drawn(Group(kind=kind, batch_size=NUM_EVAL, max_tokens=96))
+            verdicts = self._drawn(Group(kind=kind, batch_size=NUM_EVAL, max_tokens=96 + extra))
             figures[f"{kind}_blocks_right"] = sum(v.num_right for v in verdicts) / sum(v.num_blocks for v in verdicts)
             figures[f"{kind}_exact"] = sum(v.exact for v in verdicts) / len(verdicts)
         return figures

@@ -26,6 +26,7 @@ from triptych.models.text import TextCodec
 from triptych.prompts import PromptTemplate
 
 NUM_EVAL = 64
+NUM_PATCHES = 36  # of a picture, in evaluation's rows: an encoder with more makes them longer
 PICTURES_A_CALL = 24
 MAX_IN_VAIN = 200  # conversations that do not fit, for each that is wanted
 
@@ -196,10 +197,14 @@ class UnderstandingObjective(Objective):
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Share of held-out answers whose every token is the most likely one."""
-        ask = Group(kind="ask", batch_size=4 * NUM_EVAL, max_tokens=88)
+        ask = Group(kind="ask", batch_size=4 * NUM_EVAL, max_tokens=88 + self.extra_patches)
         batch = self.batch(ask, random.Random("understanding/evaluate"), "held_out")
         scores = self.token_scores(batch, self.hidden_plain(batch))
         return {"answers_right": 1 - len(scores.row[~scores.right].unique()) / ask.batch_size}
+
+    @property
+    def extra_patches(self) -> int:
+        return max(0, self.encoder_stage.encoder.num_patches - NUM_PATCHES)
 
     def hidden_plain(self, batch: Batch) -> Tensor:
         """`hidden` without compiled code: evaluation's shapes are seen too seldom to compile for."""

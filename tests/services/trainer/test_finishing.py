@@ -55,10 +55,12 @@ def test_publishing_replaces_a_checkpoint_whole(tmp_path: Path) -> None:
     recipe = assembled(tmp_path)
     write_tiny_checkpoint(recipe.out)
     (recipe.out / "left").touch()
+    kept = tmp_path / "published.previous"  # someone's own
+    kept.mkdir()
     publish(recipe, tmp_path, ignore)
     verify_digest(recipe.out / "llm", read_card(recipe.out / "llm"))
     assert not (recipe.out / "left").exists()
-    assert {path.name for path in recipe.out.parent.iterdir()} == {"published", "runs"}
+    assert {path.name for path in recipe.out.parent.iterdir()} == {"published", "published.previous", "runs"}
 
 
 def test_publishing_does_not_overwrite_what_is_no_checkpoint(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Node | None]]:
     [
         (("--node-rank", "1"), "error: --node-rank 1 is nothing without --rendezvous"),
         (("--node-rank", "0"), "error: --node-rank 0 is nothing without --rendezvous"),
+        (("--rendezvous", "node-0"), "error: --rendezvous node-0 must be host:port"),
+        (("--rendezvous", "node-0:99999"), "error: --rendezvous node-0:99999 must be host:port"),
         ((*MEET, "--node-rank", "1"), "error: --node-rank 1 is not in 0..0: the recipe's num_nodes is 1"),
         ((*MEET, "--node-rank", "-1"), "error: --node-rank -1 is not in 0..0"),
     ],

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from services.trainer.config import Recipe, Stage
+from services.trainer.done import write_done
 from services.trainer.gate import FIGURES
 from services.trainer.objectives.base import Objective
 from services.trainer.stages import BLOCKS, NEEDS, OBJECTIVES, STEPS, TASKS, digest, inputs, is_done
@@ -111,3 +112,11 @@ def test_a_stage_whose_needs_are_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="stage unet needs vae first"):
         run_stage(recipe, "unet", 1)
     assert not (recipe.folder / "unet").exists()
+
+
+def test_a_recipe_that_publishes_elsewhere_is_not_done(tmp_path: Path) -> None:
+    recipe = tiny_recipe(runs=str(tmp_path), out=str(tmp_path / "first"))
+    (recipe.folder / "publish").mkdir(parents=True)
+    write_done(recipe.folder / "publish", digest(recipe, "publish"), {"out": str(recipe.out)}, 0.0)
+    assert is_done(recipe, "publish")
+    assert not is_done(tiny_recipe(runs=str(tmp_path), out=str(tmp_path / "second")), "publish")

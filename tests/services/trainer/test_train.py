@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 import shutil
 from pathlib import Path
 
@@ -161,6 +162,20 @@ def test_half_a_line_of_metrics(undisturbed: Path, tmp_path: Path) -> None:
         file.write('{"step": 9, "lo')
     train(Toy(), tmp_path)
     assert [line["step"] for line in lines(tmp_path)] == [4, 8, 11, 11]
+
+
+def test_a_full_disk_leaves_metrics_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        train(Toy(10), tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            train(Toy(), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 def test_metrics_are_means(tmp_path: Path) -> None:

@@ -90,6 +90,12 @@ def test_a_recipe_that_cannot_be_is_refused(tmp_path: Path, changed: dict[str, A
 def test_the_base_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="is the base, which stays as it is"):
         recipe(tmp_path, out=str(tmp_path / "genllava"))
+    with pytest.raises(ValidationError, match="is the base, which stays as it is"):
+        recipe(tmp_path, out=str(tmp_path / "mix" / ".." / "genllava"))
+    (tmp_path / "genllava").mkdir()
+    (tmp_path / "latest").symlink_to("genllava")
+    with pytest.raises(ValidationError, match="is the base, which stays as it is"):
+        recipe(tmp_path, out=str(tmp_path / "latest"))
 
 
 def test_what_is_not_there_is_said_before_work(tmp_path: Path) -> None:
@@ -146,6 +152,15 @@ def test_what_a_later_stage_would_refuse_is_said_before_work(
     named = [{**stage, "name": f"stage{number}"} for number, stage in enumerate(stages)]
     with pytest.raises(InvalidArgument, match=re.escape(complaint)):
         recipe(stand_in(tmp_path), *named, **changed).check()
+
+
+def test_samples_held_out_are_not_counted_on(tmp_path: Path) -> None:
+    root = stand_in(tmp_path)
+    pictures = {"name": "pictures", "train": ["llm"], "tasks": ["generate"]}
+    recipe(root, {}, pictures, held_out=50).check()
+    complaint = r"pictures: batch_size 4, but the mix has [0-3] samples of tasks \['generate'\] beside the 96 held out"
+    with pytest.raises(InvalidArgument, match=complaint):  # of 100, every other one is to be drawn
+        recipe(root, {}, pictures, held_out=96).check()
 
 
 def test_a_recipe_s_own_mix_is_looked_at_as_soon_as_it_is_there(tmp_path: Path) -> None:

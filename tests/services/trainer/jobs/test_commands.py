@@ -56,6 +56,10 @@ def test_one_job_at_a_time_in_a_folder(bench: Bench) -> None:
     bench.broker.ready()
     job_id = bench.launch("shared")
     assert f"job {job_id} is queued" in bench.train("submit", str(bench.folder / "shared.toml"), code=1)[1]
+    (bench.folder / "link").symlink_to("runs")
+    for same in ("link", "broker/../runs"):
+        recipe = bench.recipe("shared", runs=str(bench.folder / same))
+        assert f"job {job_id} is queued" in bench.train("submit", str(recipe), code=1)[1]
     bench.train("cancel", job_id)
     other = bench.launch("shared")
     assert f"job {other} is " in bench.train("resume", job_id, code=1)[1]
@@ -70,6 +74,23 @@ def test_prepare_is_done_by_the_workers(bench: Bench) -> None:
     alone = prepare(Mix.read(mix), bench.folder / "alone", 1, bench.folder)
     assert (alone.out / "index.json").read_bytes() == (out / "index.json").read_bytes()
     assert "nothing.toml does not exist" in bench.train("prepare", "nothing.toml", "-o", str(out), code=2)[1]
+
+
+def test_prepare_says_that_the_broker_is_gone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    try:
+        url = ["--broker", bench.broker.url]  # as someone else's: nobody starts it again
+        out = ["-o", str(tmp_path / "mix")]
+        command = [sys.executable, "-m", "services.trainer.jobs", "prepare", str(write_toml(tmp_path)), *out, *url]
+        process = subprocess.Popen(command, cwd=tmp_path, env=bench.environment, stderr=subprocess.PIPE, text=True)
+        bench.wait(lambda: bench.store.redis.llen("triptych"))
+        bench.kill_broker()
+        errors = process.communicate(timeout=120)[1]
+    finally:
+        bench.close()
+    assert process.returncode == 3, errors
+    assert errors.splitlines()[-1].startswith("error: the broker: ")
+    assert "Traceback" not in errors
 
 
 def test_what_is_not_there_is_said_at_once(bench: Bench) -> None:

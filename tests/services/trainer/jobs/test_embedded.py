@@ -22,6 +22,15 @@ def test_a_child_forked_under_the_lock_does_not_keep_it(tmp_path: Path) -> None:
     assert is_free
 
 
+def test_a_full_disk_that_took_no_address_is_got_over(tmp_path: Path) -> None:
+    broker = EmbeddedRedis(tmp_path)
+    (tmp_path / "address").touch()
+    try:
+        assert broker.start() == tmp_path / "redis.sock"
+    finally:
+        broker.stop()
+
+
 def can_lock(path: Path) -> bool:
     with path.open("w") as file:
         try:

@@ -97,6 +97,26 @@ def test_cancel_ends_all_within_seconds_and_resume_goes_on(bench: Bench) -> None
     assert bench.calls("unwanted") == list(TASKS[1:])
 
 
+def test_cancel_also_ends_a_job_whose_worker_has_just_died(bench: Bench) -> None:
+    """With nobody left to bring it back, or to see that it is not wanted."""
+    worker = bench.start_worker("--queue", "alone")
+    job_id = bench.launch("forsaken", "alone", **steps(100))
+    bench.wait_for_step(job_id, 5)
+    others = [live.pid for live in bench.store.workers() if live.pid != worker.pid]
+    for pid in others:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        worker.kill()
+        start_s = time.monotonic()
+        bench.train("cancel", job_id)
+        assert time.monotonic() - start_s < 30
+    finally:
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
+    assert bench.store.get(job_id).state == "cancelled"
+    assert bench.left(job_id) == []
+
+
 def break_it(bench: Bench, name: str, how: str) -> None:
     (bench.runs / name).mkdir(parents=True)
     (bench.runs / name / "break").write_text(how)

@@ -21,3 +21,6 @@ def test_the_recipe_of_a_job(tmp_path: Path) -> None:
         (given or path).write_text("a = 2\n")
         with pytest.raises(FailedPrecondition, match="is not what job tiny-1 was submitted with"):
             check_unchanged(job, given)
+    moved.write_bytes(b"\xff\xfe a = 1")  # not even text
+    with pytest.raises(FailedPrecondition, match="is not what job tiny-1 was submitted with"):
+        check_unchanged(job, moved)

@@ -217,3 +217,16 @@ def test_what_it_writes_loads_again(upstream: Path, tmp_path: Path) -> None:
         assert set(loaded.state_dict()) == set(state)
         assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
     assert pairs[1][0].null_conditioning.shape == (1, 8, 16)
+
+
+@torch.no_grad()
+def test_an_encoder_of_many_patches_is_judged_as_well(upstream: Path, tmp_path: Path) -> None:
+    """Rows that are long enough for a small picture are none for a large one, whatever the recipe's groups allow."""
+    recipe = tiny_recipe(encoder={"image_size": 160})
+    for stage in ("tokenizer", "vae_decoder", "unet", "llm"):
+        (tmp_path / stage).symlink_to(upstream / stage)
+    for stage in ("encoder", "understanding"):
+        objective(recipe, stage, tmp_path).write(tmp_path / stage)
+    own: MultimodalObjective = objective(recipe, "multimodal", tmp_path)
+    assert own.encoder_stage.encoder.num_patches == 100
+    assert own.evaluate().keys() == made(upstream).evaluate().keys()
