@@ -45,7 +45,7 @@ def test_genllava_names_the_folder_that_is_missing(tmp_path: Path) -> None:
 def test_a_seed_that_torch_has_no_room_for(tmp_path: Path) -> None:
     done = run("llava", "--model", tmp_path, "-o", tmp_path / "out", "--seed", 2**64)
     assert done.exit_code == 2
-    assert "0<=x<=9223372036854775807" in done.stderr
+    assert "9223372036854775807" in done.stderr
 
 
 def test_a_base_install_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
